@@ -158,7 +158,7 @@ class Add(NamedTuple):
 
 
 class Env(NamedTuple):
-    """``ENV K=V...``, or with ``legacy`` the old ``ENV K V`` whose value is the rest of the line."""
+    """``ENV K=V...``, or with ``legacy`` the old ``ENV K V``: its value is the rest of the line."""
 
     span: Span
     text: str
