@@ -10,7 +10,7 @@ import errno
 import os
 
 from ch_image.errors import SandboxError
-from ch_image.sandbox import syscalls as sys
+from ch_image.sandbox import syscalls as kernel
 
 _WHY = "user namespaces are not available to ordinary users here"
 _entered = False
@@ -31,10 +31,10 @@ def enter() -> None:
         return
     uid, gid = os.geteuid(), os.getegid()
     try:
-        sys.unshare(sys.CLONE_NEWUSER | sys.CLONE_NEWNS)
+        kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
         map_ids(uid, gid)
         # Slave: what the host mounts and unmounts later comes in, nothing of ours goes out.
-        sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SLAVE)
     except OSError as error:
         raise SandboxError(f"{_WHY}: {error.strerror}", hint=reason(error.errno)) from None
     _entered = True
@@ -43,11 +43,11 @@ def enter() -> None:
 def map_ids(uid: int, gid: int, inner_uid: int = 0, inner_gid: int = 0) -> None:
     """Map ``uid:gid`` of the parent namespace to the inner IDs of this process's namespace."""
     try:
-        sys.write_file("/proc/self/setgroups", "deny")
+        kernel.write_file("/proc/self/setgroups", "deny")
     except FileNotFoundError:  # before Linux 3.19
         pass
-    sys.write_file("/proc/self/uid_map", f"{inner_uid} {uid} 1")
-    sys.write_file("/proc/self/gid_map", f"{inner_gid} {gid} 1")
+    kernel.write_file("/proc/self/uid_map", f"{inner_uid} {uid} 1")
+    kernel.write_file("/proc/self/gid_map", f"{inner_gid} {gid} 1")
 
 
 def _setting(path: str) -> str:
