@@ -8,6 +8,7 @@ characters of the file; the file's name and lines are in the `Dockerfile`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from ch_image.errors import DockerfileError
@@ -346,6 +347,13 @@ class Dockerfile(NamedTuple):
 
     def fault(self, span: Span, message: str, *, hint: str = "") -> DockerfileError:
         """An error to raise that points at ``span`` of this file."""
-        text = self.lines[span.line - 1] if 0 < span.line <= len(self.lines) else ""
-        where = (self.file, span.line, span.column)
-        return DockerfileError(message, where=where, text=text, width=span.length, hint=hint)
+        return fault_at(self.file, self.lines, span, message, hint=hint)
+
+
+def fault_at(
+    file: str, lines: Sequence[str], span: Span, message: str, *, hint: str = ""
+) -> DockerfileError:
+    """An error to raise that points at ``span`` of the file with these lines."""
+    text = lines[span.line - 1] if 0 < span.line <= len(lines) else ""
+    where = (file, span.line, span.column)
+    return DockerfileError(message, where=where, text=text, width=span.length, hint=hint)
