@@ -1,0 +1,146 @@
+"""Emulated identities: who a process believes it is, though the kernel knows only one ID.
+
+A process's identity is an index into a table, and the index is kept in the process itself: in the
+bits of its ``/proc/PID/coredump_filter`` (core(5)). The kernel hands these on over fork, clone and
+exec and through any reparenting, so nothing needs to be told about processes coming and going, and
+no PID is ever remembered. Their only other meaning is which memory a core dump would hold.
+"""
+
+from __future__ import annotations
+
+import os
+
+EPERM, EINVAL = 1, 22
+UNSET = 0xFFFFFFFF  # (uid_t) -1
+_LIMIT = 512  # nine bits
+
+Four = tuple[int, int, int, int]  # real, effective, saved, file system
+
+
+class Ids:
+    """A full set of IDs; immutable, compared by value."""
+
+    __slots__ = ("gids", "groups", "uids")
+
+    def __init__(self, uids: Four, gids: Four, groups: tuple[int, ...]) -> None:
+        self.uids, self.gids, self.groups = uids, gids, groups
+
+    def key(self) -> tuple[Four, Four, tuple[int, ...]]:
+        """What makes two of them equal."""
+        return self.uids, self.gids, self.groups
+
+    @property
+    def is_root(self) -> bool:
+        """Whether files this process makes belong to 0:0."""
+        return self.uids[3] == 0 and self.gids[3] == 0
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it may take any identity (CAP_SETUID and CAP_SETGID, as root has them)."""
+        return self.uids[1] == 0
+
+
+def ids_of(uid: int, gid: int, groups: tuple[int, ...]) -> Ids:
+    """The IDs of a process that was started as this user."""
+    return Ids((uid, uid, uid, uid), (gid, gid, gid, gid), groups or (gid,))
+
+
+class Identities:
+    """The table, and which process has which entry."""
+
+    def __init__(self, first: Ids) -> None:
+        self._default = _read_filter("self")
+        self._by_index = {self._default: first}
+        self._index = {first.key(): self._default}
+        self._free = [n for n in range(_LIMIT) if n != self._default]
+
+    def of(self, pid: int) -> Ids:
+        """The identity of ``pid``; while nobody changed it, that costs nothing."""
+        if len(self._by_index) == 1:
+            return self._by_index[self._default]
+        return self._by_index.get(_read_filter(str(pid)), self._by_index[self._default])
+
+    def change(self, pid: int, new: Ids) -> bool:
+        """Give ``pid`` an identity; False when it cannot be marked (then it keeps the old)."""
+        index = self._index.get(new.key())
+        if index is None:
+            if not self._free:
+                return False
+            index = self._free.pop()
+            self._index[new.key()] = index
+            self._by_index[index] = new
+        return _write_filter(pid, index)
+
+
+def _read_filter(pid: str) -> int:
+    try:
+        fd = os.open(f"/proc/{pid}/coredump_filter", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # gone, undumpable, or a kernel without core dumps
+        return -1
+    try:
+        return int(os.read(fd, 32) or b"0", 16)
+    finally:
+        os.close(fd)
+
+
+def _write_filter(pid: int, value: int) -> bool:
+    try:
+        fd = os.open(f"/proc/{pid}/coredump_filter", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, b"%#x" % value)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _set(four: Four, privileged: bool, wanted: int) -> Four | None:
+    """setuid(2)."""
+    if privileged:
+        return (wanted,) * 4
+    if wanted in (four[0], four[2]):
+        return (four[0], wanted, four[2], wanted)
+    return None
+
+
+def _set_re(four: Four, privileged: bool, real: int, effective: int) -> Four | None:
+    """setreuid(2)."""
+    if not privileged and (
+        real not in (UNSET, four[0], four[1]) or effective not in (UNSET, *four[:3])
+    ):
+        return None
+    new_real = four[0] if real == UNSET else real
+    new_effective = four[1] if effective == UNSET else effective
+    saved = four[2]
+    if real != UNSET or (effective != UNSET and effective != four[0]):
+        saved = new_effective
+    return (new_real, new_effective, saved, new_effective)
+
+
+def _set_res(four: Four, privileged: bool, wanted: list[int]) -> Four | None:
+    """setresuid(2)."""
+    if not privileged and any(w not in (UNSET, *four[:3]) for w in wanted):
+        return None
+    r, e, s = (old if new == UNSET else new for old, new in zip(four[:3], wanted, strict=True))
+    return (r, e, s, e)
+
+
+def apply_set(name: str, ids: Ids, args: list[int]) -> Ids | int:
+    """The IDs after a set*id call, or the errno it fails with. ``setfs*`` never fail."""
+    user = "uid" in name
+    four = ids.uids if user else ids.gids
+    if name in ("setuid", "setgid"):
+        new = _set(four, ids.privileged, args[0])
+    elif name in ("setreuid", "setregid"):
+        new = _set_re(four, ids.privileged, args[0], args[1])
+    elif name in ("setresuid", "setresgid"):
+        new = _set_res(four, ids.privileged, args[:3])
+    else:  # setfsuid, setfsgid
+        allowed = ids.privileged or args[0] in four
+        new = (*four[:3], args[0]) if allowed and args[0] != UNSET else four
+    if new is None:
+        return EPERM
+    if UNSET in new:
+        return EINVAL
+    return Ids(new, ids.gids, ids.groups) if user else Ids(ids.uids, new, ids.groups)

@@ -1,0 +1,150 @@
+"""The build's side of the container server: start it once, ask it for containers.
+
+May be used from several threads; each ``launch`` is independent.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import struct
+import sys
+from _thread import allocate_lock
+
+from ch_image.errors import SandboxError
+from ch_image.sandbox.plan import Plan
+from ch_image.sandbox.server import pack
+
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from ch_image.sandbox.server import serve; "
+
+
+class Result:
+    """How a container ended."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None  # the command's exit code, -N when signal N ended it
+        self.made: list[tuple[str, int]] = []  # mount points to take away, see remove_stubs
+        self.owners: dict[str, tuple[int, int]] = {}  # of symlinks, FIFOs, sockets
+        self.notifications = 0
+        self.lost = ""  # why owners could not be recorded
+        self.problem: SandboxError | None = None
+
+
+class Container:
+    """A container that was asked for. Its result must be waited for, or it must be killed."""
+
+    def __init__(self, reader: int, plan: Plan) -> None:
+        self._reader = reader
+        self._plan = plan
+
+    def wait(self) -> Result:
+        """The result, when the container has ended."""
+        data = bytearray()
+        try:
+            while chunk := os.read(self._reader, 1 << 16):
+                data += chunk
+        finally:
+            self.kill()
+        return _parse([os.fsdecode(word) for word in bytes(data).split(b"\0")], self._plan)
+
+    def kill(self) -> None:
+        """End every process of the container (PID 1 sees the pipe close). May be repeated."""
+        reader, self._reader = self._reader, -1
+        if reader >= 0:
+            os.close(reader)
+
+
+class Launcher:
+    """A running container server."""
+
+    def __init__(self) -> None:
+        self._socket: _socket.socket | None = None
+        self._lock = allocate_lock()
+        self._pid = 0
+
+    def launch(self, plan: Plan, stdin: int, stdout: int, stderr: int) -> Container:
+        """Start a container with these descriptors; they stay the caller's."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            frame = pack(plan.words())
+            rights = struct.pack("4i", stdin, stdout, stderr, writer)
+            with self._lock:
+                socket = self._socket or self._start()
+                sent = socket.sendmsg([frame], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+                socket.sendall(frame[sent:])
+        except OSError as error:
+            os.close(reader)
+            raise SandboxError(f"the container server does not answer: {error.strerror}") from None
+        finally:
+            os.close(writer)
+        return Container(reader, plan)
+
+    def _start(self) -> _socket.socket:
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        number = theirs.fileno()
+        os.set_inheritable(number, True)
+        argv = [sys.executable, "-SIc", f"{_BOOT}serve({number})", package]
+        try:
+            self._pid = os.posix_spawn(sys.executable, argv, {"LANG": "C.UTF-8"})
+        finally:
+            theirs.close()
+        self._socket = ours
+        return ours
+
+    def close(self) -> None:
+        """End the server. Containers that still run go on until they are killed."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+                os.waitpid(self._pid, 0)
+
+
+def _parse(words: list[str], plan: Plan) -> Result:
+    result = Result()
+    rest = words[::-1]
+    take = rest.pop
+    kind = take()
+    try:
+        if kind == "exit":
+            result.code = int(take())
+        elif kind == "failed":
+            result.problem = _cannot_start(int(take()), take(), plan)
+        elif kind == "error":
+            result.problem = SandboxError(f"the container cannot be set up: {take()}")
+        else:
+            result.problem = SandboxError("the container's first process was killed")
+        while rest:
+            _detail(result, take(), rest)
+    except (ValueError, IndexError):
+        result.problem = SandboxError("the container's report is cut off")
+    return result
+
+
+def _detail(result: Result, kind: str, rest: list[str]) -> None:
+    take = rest.pop
+    if kind == "made":
+        while rest and rest[-1].startswith("/"):
+            result.made.append((take(), int(take())))
+    elif kind == "count":
+        result.notifications = int(take())
+    elif kind == "lost":
+        result.lost = take()
+    elif kind == "owner":
+        path = take()
+        result.owners[path.lstrip("/")] = int(take()), int(take())
+    else:
+        raise ValueError(kind)
+
+
+def _cannot_start(number: int, about: str, plan: Plan) -> SandboxError:
+    if about == plan.cwd and about != plan.argv[0]:
+        return SandboxError(f"cannot enter the working directory {about}: {os.strerror(number)}")
+    if number == errno.ENOENT:
+        return SandboxError(
+            f"the image has no program {plan.argv[0]}",
+            hint='an image without a shell needs the exec form: RUN ["/program", "argument"]',
+        )
+    return SandboxError(f"cannot run {plan.argv[0]}: {os.strerror(number)}")

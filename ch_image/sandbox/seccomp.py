@@ -1,0 +1,124 @@
+"""The filter of root emulation: which calls the supervisor answers, as a BPF program.
+
+Everything else runs at full speed: the kernel (since 5.11) remembers per call that the answer is
+always "allow" and runs no BPF for it. Numbers come from the kernel's tables of each ABI
+(arch/*/entry/syscalls). A call of an ABI that is not listed is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+AUDIT_X86_64 = 0xC000003E
+AUDIT_I386 = 0x40000003
+AUDIT_AARCH64 = 0xC00000B7
+AUDIT_ARM = 0x40000028
+
+RET_ALLOW = 0x7FFF0000
+RET_ERRNO = 0x00050000
+RET_USER_NOTIF = 0x7FC00000
+_ENOSYS = 38
+_LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NR, _ARCH = 0, 4
+_X32 = 0x40000000
+
+# A name may end in "16": the same call with 16-bit IDs.
+X86_64 = {
+    "openat": 257, "open": 2, "creat": 85, "mkdir": 83, "mkdirat": 258, "symlink": 88,
+    "symlinkat": 266, "mknod": 133, "mknodat": 259, "execve": 59, "execveat": 322,
+    "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260,
+    "getuid": 102, "getgid": 104, "geteuid": 107, "getegid": 108, "getresuid": 118,
+    "getresgid": 120, "getgroups": 115, "setuid": 105, "setgid": 106, "setreuid": 113,
+    "setregid": 114, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
+    "setgroups": 116, "capset": 126,
+}  # fmt: skip
+_IA32 = {
+    "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
+    "chown16": 182, "lchown16": 16, "fchown16": 95, "chown": 212, "lchown": 198, "fchown": 207,
+    "getuid16": 24, "getgid16": 47, "geteuid16": 49, "getegid16": 50, "getuid": 199,
+    "getgid": 200, "geteuid": 201, "getegid": 202, "getresuid16": 165, "getresgid16": 171,
+    "getresuid": 209, "getresgid": 211, "getgroups16": 80, "getgroups": 205, "setuid16": 23,
+    "setgid16": 46, "setuid": 213, "setgid": 214, "setreuid16": 70, "setregid16": 71,
+    "setreuid": 203, "setregid": 204, "setresuid16": 164, "setresgid16": 170, "setresuid": 208,
+    "setresgid": 210, "setfsuid16": 138, "setfsgid16": 139, "setfsuid": 215, "setfsgid": 216,
+    "setgroups16": 81, "setgroups": 206, "capset": 185,
+}  # fmt: skip
+I386 = _IA32 | {
+    "openat": 295, "mkdirat": 296, "mknodat": 297, "fchownat": 298, "symlinkat": 304,
+    "execveat": 358,
+}  # fmt: skip
+ARM = _IA32 | {
+    "openat": 322, "mkdirat": 323, "mknodat": 324, "fchownat": 325, "symlinkat": 331,
+    "execveat": 387,
+}  # fmt: skip
+AARCH64 = {
+    "openat": 56, "mkdirat": 34, "symlinkat": 36, "mknodat": 33, "execve": 221, "execveat": 281,
+    "fchown": 55, "fchownat": 54, "getuid": 174, "geteuid": 175, "getgid": 176, "getegid": 177,
+    "getresuid": 148, "getresgid": 150, "getgroups": 158, "setuid": 146, "setgid": 144,
+    "setreuid": 145, "setregid": 143, "setresuid": 147, "setresgid": 149, "setfsuid": 151,
+    "setfsgid": 152, "setgroups": 159, "capset": 91,
+}  # fmt: skip
+
+_NATIVE = {
+    "x86_64": ((AUDIT_X86_64, X86_64), (AUDIT_I386, I386)),
+    "aarch64": ((AUDIT_AARCH64, AARCH64), (AUDIT_ARM, ARM)),
+}
+
+_O_CREAT = 0o100
+_FLAGS_ARGUMENT = {"open": 1, "openat": 2}
+_ALWAYS_FINE = ("capset",)
+# What is answered "done" where the kernel cannot ask us (no listener): owners are lost then.
+_QUIET = ("chown", "fchown", "lchown", "fchownat", "setuid", "setgid", "setreuid", "setregid",
+          "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups")  # fmt: skip
+
+
+def abis(machine: str = "") -> tuple[tuple[int, dict[str, int]], ...]:
+    """(audit architecture, table) of every ABI this machine runs; empty when it is unknown."""
+    return _NATIVE.get(machine or os.uname().machine, ())
+
+
+def names() -> dict[tuple[int, int], str]:
+    """(audit architecture, number) -> name, for the supervisor."""
+    return {(arch, nr): name for arch, table in abis() for name, nr in table.items()}
+
+
+def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("HBBI", code, yes, no, value)
+
+
+def _argument(index: int) -> int:
+    return 16 + 8 * index  # struct seccomp_data, low word on little-endian machines
+
+
+def _call(name: str, number: int, notify: bool) -> bytes:
+    """The instructions for one call; each falls through when the number is another."""
+    if name in _ALWAYS_FINE:
+        return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
+    if not notify:
+        if name.removesuffix("16") not in _QUIET:
+            return b""
+        return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
+    if name in _FLAGS_ARGUMENT:
+        return (
+            _op(_JEQ, number, 0, 4)
+            + _op(_LOAD, _argument(_FLAGS_ARGUMENT[name]))
+            + _op(_JSET, _O_CREAT, 0, 1)
+            + _op(_RETURN, RET_USER_NOTIF)
+            + _op(_RETURN, RET_ALLOW)
+        )
+    return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
+
+
+def program(*, notify: bool = True, machine: str = "") -> bytes:
+    """The filter; without ``notify`` it answers success itself and records nothing."""
+    out = _op(_LOAD, _ARCH)
+    for arch, table in abis(machine):
+        block = _op(_LOAD, _NR)
+        if arch == AUDIT_X86_64:
+            block += _op(_JGE, _X32, 0, 1) + _op(_RETURN, RET_ERRNO | _ENOSYS)
+        for name, number in table.items():
+            block += _call(name, number, notify)
+        block += _op(_RETURN, RET_ALLOW)
+        out += _op(_JEQ, arch, 0, len(block) // 8) + block
+    return out + _op(_RETURN, RET_ALLOW)

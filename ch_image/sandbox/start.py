@@ -1,0 +1,249 @@
+"""From a plan to a running program: PID 1 of the container, and its first process.
+
+PID 1 furnishes the root, starts the command, answers its emulated calls, reaps orphans, and ends
+with it; the kernel then ends everything else in the PID namespace. What it found goes, as words
+separated by NUL, to a pipe. When the other end of that pipe closes, whoever wanted the result is
+gone, and PID 1 ends at once: a killed build leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
+import _socket
+import errno
+import os
+import select
+import struct
+
+from ch_image.sandbox import seccomp
+from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.identity import ids_of
+from ch_image.sandbox.mounts import Root, loopback_up
+from ch_image.sandbox.plan import Plan
+from ch_image.sandbox.supervisor import Supervisor
+
+_SYS_CLONE = 220 if os.uname().machine.startswith("aarch") else 56
+_READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
+_SIGCHLD, _SIGKILL, _SIGPIPE, _SIGXFSZ = 17, 9, 13, 25
+
+
+def furnish(plan: Plan) -> Root:
+    """In a fresh mount namespace: mount what the plan says and make its root ours.
+
+    Raises OSError with the path it was about.
+    """
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount(plan.root, plan.root, None, kernel.MS_BIND | kernel.MS_REC)
+    root = Root(plan.root)
+    for operation in plan.operations:
+        operation.apply(root)
+    os.fchdir(root.fd)
+    kernel.pivot_root(".", ".")
+    kernel.umount2(".", kernel.MNT_DETACH)
+    os.chdir("/")
+    if plan.hostname:
+        kernel.sethostname(plan.hostname)
+    if "net" in plan.namespaces:
+        loopback_up()
+    return root
+
+
+def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
+    """Fork PID 1 of a new container; ``fds`` are its stdin, stdout, stderr and result pipe.
+
+    The caller must be single-threaded and in our user namespace. Returns the PID.
+    """
+    pid = kernel.syscall(_SYS_CLONE, plan.flags() | _SIGCHLD, 0, 0, 0, 0)
+    if pid == 0:
+        code = 1
+        try:
+            code = _first_process(plan, fds)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
+    result = fds[3]
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
+    try:
+        root = furnish(plan)
+    except OSError as error:
+        about = f": {error.filename}" if error.filename else ""
+        _tell(result, ["error", f"{error.strerror}{about}"])
+        return 1
+    made = [word for path, mtime in root.made for word in (path, str(mtime))]
+    os.close(root.fd)
+    wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    _signal.set_wakeup_fd(waker)
+    _signal.signal(_SIGCHLD, lambda *_: None)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _command(plan, fds, theirs)
+    theirs.close()
+    for fd in set(fds[:3]):
+        os.close(fd)
+    supervisor, problem = _listener(ours, plan)
+    ours.close()
+    if problem:
+        os.waitpid(child, 0)
+        _tell(result, [*problem, "made", *made])
+        return 1
+    status = _watch(child, supervisor, wake, result)
+    _tell(result, _report(status, supervisor, made))
+    return 0
+
+
+def _report(status: int, supervisor: Supervisor | None, made: list[str]) -> list[str]:
+    words = ["exit", str(os.waitstatus_to_exitcode(status)), "made", *made]
+    if supervisor is not None:
+        words += ["count", str(supervisor.count)]
+        if supervisor.lost:
+            words += ["lost", supervisor.lost]
+        for path, uid, gid in supervisor.owners():
+            words += ["owner", path, str(uid), str(gid)]
+    return words
+
+
+def _tell(result: int, words: list[str]) -> None:
+    data = b"\0".join(os.fsencode(word) for word in words)
+    while data:
+        try:
+            data = data[os.write(result, data) :]
+        except OSError:  # nobody listens any more
+            return
+
+
+def _listener(socket: _socket.socket, plan: Plan) -> tuple[Supervisor | None, list[str]]:
+    """What the first process says before it becomes the command: its listener, or a problem."""
+    room = struct.calcsize("i")
+    data, ancillary, _, _ = socket.recvmsg(8192, _socket.CMSG_SPACE(room))
+    supervisor = None
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            (fd,) = struct.unpack("i", content[:room])
+            os.set_inheritable(fd, False)
+            identity = plan.identity
+            first = ids_of(identity.uid, identity.gid, identity.groups)
+            supervisor = Supervisor(fd, first)
+    if data.startswith(b"!"):
+        return supervisor, os.fsdecode(data[1:]).split("\0")
+    if not data:
+        return supervisor, ["error", "the first process of the container was killed"]
+    return supervisor, []
+
+
+def _watch(child: int, supervisor: Supervisor | None, wake: int, result: int) -> int:
+    """Serve and reap until ``child`` ends; its wait status."""
+    poll = select.poll()
+    poll.register(wake, select.POLLIN)
+    poll.register(result, 0)  # only errors: the other end was closed
+    if supervisor is not None:
+        poll.register(supervisor.listener, select.POLLIN)
+    while True:
+        for fd, event in poll.poll():
+            if fd == result:
+                os._exit(1)
+            if fd == wake:
+                os.read(wake, 512)
+                status = _reap(child)
+                if status is not None:
+                    return status
+            elif supervisor is not None and (
+                not event & select.POLLIN or not supervisor.serve_one()
+            ):
+                poll.unregister(supervisor.listener)
+
+
+def _reap(child: int) -> int | None:
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == child:
+            found = status
+
+
+def _command(plan: Plan, fds: tuple[int, int, int, int], socket: _socket.socket) -> None:
+    """In the first process: become the command. Never returns."""
+    try:
+        _signal.set_wakeup_fd(-1)
+        for number in (_SIGCHLD, _SIGPIPE, _SIGXFSZ):
+            _signal.signal(number, _signal.SIG_DFL)
+        os.setsid()
+        for number, fd in enumerate(fds[:3]):
+            os.dup2(fd, number)
+        os.umask(plan.umask)
+        _enter_directory(plan.cwd)
+        program = _find(plan)
+        if not plan.new_privileges:
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        if plan.emulate:
+            _filter(socket)
+        else:
+            socket.sendmsg([_READY])
+        _become(program, plan)
+    except OSError as error:
+        name = error.filename
+        about = os.fsdecode(name) if isinstance(name, str | bytes) else ""
+        words = ["failed", str(error.errno), about]
+        socket.sendmsg([b"!" + b"\0".join(os.fsencode(word) for word in words)])
+    finally:
+        os._exit(127)
+
+
+def _become(program: str, plan: Plan) -> None:
+    kernel.close_range(3)
+    try:
+        os.execve(program, plan.argv, plan.env)
+    except OSError as error:
+        # The supervisor is at work already: say it where the user looks.
+        code = 127 if error.errno == errno.ENOENT else 126
+        os.write(2, f"{plan.argv[0]}: {error.strerror}\n".encode())
+        os._exit(code)
+
+
+def _enter_directory(path: str) -> None:
+    os.chdir(path)
+    # A descriptor or symlink left over must not put us outside the root (CVE-2024-21626).
+    if not os.getcwd().startswith("/"):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _find(plan: Plan) -> str:
+    """The program's path, looked up in the container's PATH as execvp(3) does."""
+    name = plan.argv[0]
+    if "/" in name:
+        os.stat(name)
+        return name
+    for directory in plan.env.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":"):
+        path = f"{directory or '.'}/{name}"
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+
+def _filter(socket: _socket.socket) -> None:
+    """Install the filter and send its listener to PID 1; without listener, the quiet filter."""
+    program = seccomp.program()
+    for flags in (
+        kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+        kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    ):
+        try:
+            listener = kernel.seccomp_filter(program, flags)
+        except OSError:
+            continue
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener))
+        socket.sendmsg([_READY], [rights])
+        os.close(listener)
+        return
+    kernel.seccomp_filter(seccomp.program(notify=False))
+    socket.sendmsg([_QUIET])
