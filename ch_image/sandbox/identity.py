@@ -18,16 +18,48 @@ Four = tuple[int, int, int, int]  # real, effective, saved, file system
 
 
 class Ids:
-    """A full set of IDs; immutable, compared by value."""
+    """A full set of IDs; immutable, compared by value.
 
-    __slots__ = ("gids", "groups", "uids")
+    ``keep`` is PR_SET_KEEPCAPS; ``kept`` that capabilities were kept by it, until the next exec.
+    """
 
-    def __init__(self, uids: Four, gids: Four, groups: tuple[int, ...]) -> None:
-        self.uids, self.gids, self.groups = uids, gids, groups
+    __slots__ = ("gids", "groups", "keep", "kept", "uids")
 
-    def key(self) -> tuple[Four, Four, tuple[int, ...]]:
+    def __init__(
+        self,
+        uids: Four,
+        gids: Four,
+        groups: tuple[int, ...],
+        keep: bool = False,
+        kept: bool = False,
+    ) -> None:
+        self.uids, self.gids, self.groups, self.keep, self.kept = uids, gids, groups, keep, kept
+
+    def key(self) -> tuple[Four, Four, tuple[int, ...], bool, bool]:
         """What makes two of them equal."""
-        return self.uids, self.gids, self.groups
+        return self.uids, self.gids, self.groups, self.keep, self.kept
+
+    def with_groups(self, groups: tuple[int, ...]) -> Ids:
+        """setgroups(2)."""
+        return Ids(self.uids, self.gids, groups, self.keep, self.kept)
+
+    def with_keep(self, keep: bool) -> Ids:
+        """prctl(2), PR_SET_KEEPCAPS."""
+        return Ids(self.uids, self.gids, self.groups, keep, self.kept)
+
+    def with_uids(self, uids: Four) -> Ids:
+        """Other user IDs; capabilities go with the last 0 among them (capabilities(7))."""
+        had = 0 in self.uids[:3] or self.kept
+        kept = had and 0 not in uids[:3] and (self.keep or self.kept)
+        return Ids(uids, self.gids, self.groups, self.keep, kept)
+
+    def with_gids(self, gids: Four) -> Ids:
+        """Other group IDs."""
+        return Ids(self.uids, gids, self.groups, self.keep, self.kept)
+
+    def after_exec(self, uids: Four, gids: Four) -> Ids:
+        """What execve(2) leaves."""
+        return Ids(uids, gids, self.groups)
 
     @property
     def is_root(self) -> bool:
@@ -37,7 +69,7 @@ class Ids:
     @property
     def privileged(self) -> bool:
         """Whether it may take any identity (CAP_SETUID and CAP_SETGID, as root has them)."""
-        return self.uids[1] == 0
+        return self.uids[1] == 0 or self.kept
 
 
 def ids_of(uid: int, gid: int, groups: tuple[int, ...]) -> Ids:
@@ -143,4 +175,4 @@ def apply_set(name: str, ids: Ids, args: list[int]) -> Ids | int:
         return EPERM
     if UNSET in new:
         return EINVAL
-    return Ids(new, ids.gids, ids.groups) if user else Ids(ids.uids, new, ids.groups)
+    return ids.with_uids(new) if user else ids.with_gids(new)

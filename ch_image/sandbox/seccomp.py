@@ -32,6 +32,7 @@ X86_64 = {
     "getresgid": 120, "getgroups": 115, "setuid": 105, "setgid": 106, "setreuid": 113,
     "setregid": 114, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
     "setgroups": 116, "capset": 126,
+    "prctl": 157,
 }  # fmt: skip
 _IA32 = {
     "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
@@ -43,6 +44,7 @@ _IA32 = {
     "setreuid": 203, "setregid": 204, "setresuid16": 164, "setresgid16": 170, "setresuid": 208,
     "setresgid": 210, "setfsuid16": 138, "setfsgid16": 139, "setfsuid": 215, "setfsgid": 216,
     "setgroups16": 81, "setgroups": 206, "capset": 185,
+    "prctl": 172,
 }  # fmt: skip
 I386 = _IA32 | {
     "openat": 295, "mkdirat": 296, "mknodat": 297, "fchownat": 298, "symlinkat": 304,
@@ -58,6 +60,7 @@ AARCH64 = {
     "getresuid": 148, "getresgid": 150, "getgroups": 158, "setuid": 146, "setgid": 144,
     "setreuid": 145, "setregid": 143, "setresuid": 147, "setresgid": 149, "setfsuid": 151,
     "setfsgid": 152, "setgroups": 159, "capset": 91,
+    "prctl": 167,
 }  # fmt: skip
 
 _NATIVE = {
@@ -66,6 +69,7 @@ _NATIVE = {
 }
 
 _O_CREAT = 0o100
+_PR_SET_KEEPCAPS = 8
 _FLAGS_ARGUMENT = {"open": 1, "openat": 2}
 _ALWAYS_FINE = ("capset",)
 # What is answered "done" where the kernel cannot ask us (no listener): owners are lost then.
@@ -99,15 +103,18 @@ def _call(name: str, number: int, notify: bool) -> bytes:
         if name.removesuffix("16") not in _QUIET:
             return b""
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
+    if name == "prctl":
+        return _when(number, _op(_LOAD, _argument(0)) + _op(_JEQ, _PR_SET_KEEPCAPS, 0, 1))
     if name in _FLAGS_ARGUMENT:
-        return (
-            _op(_JEQ, number, 0, 4)
-            + _op(_LOAD, _argument(_FLAGS_ARGUMENT[name]))
-            + _op(_JSET, _O_CREAT, 0, 1)
-            + _op(_RETURN, RET_USER_NOTIF)
-            + _op(_RETURN, RET_ALLOW)
-        )
+        flags = _op(_LOAD, _argument(_FLAGS_ARGUMENT[name]))
+        return _when(number, flags + _op(_JSET, _O_CREAT, 0, 1))
     return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
+
+
+def _when(number: int, test: bytes) -> bytes:
+    """Notify of a call only when ``test``, two instructions on an argument, holds."""
+    verdicts = _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
+    return _op(_JEQ, number, 0, 4) + test + verdicts
 
 
 def program(*, notify: bool = True, machine: str = "") -> bytes:

@@ -104,7 +104,10 @@ class Supervisor:
         ids = self.identities.of(call.pid)
         if name in ("mknod", "mknodat"):
             return self._mknod(call, ids)
-        if ids.is_root:
+        if name == "prctl":
+            self.identities.change(call.pid, ids.with_keep(bool(call.args[1])))
+            return CONTINUE
+        if ids.is_root and not ids.keep:
             return CONTINUE
         if name in ("execve", "execveat"):
             return self._exec(call, ids)
@@ -159,7 +162,7 @@ class Supervisor:
         if len(data) < count * width:
             return -errno.EFAULT, 0
         groups = struct.unpack(f"<{count}{'H' if call.narrow else 'I'}", data)
-        self.identities.change(call.pid, Ids(ids.uids, ids.gids, tuple(sorted(groups))))
+        self.identities.change(call.pid, ids.with_groups(tuple(sorted(groups))))
         return DONE
 
     def _chown(self, call: Call) -> Reply:
@@ -349,8 +352,9 @@ class Supervisor:
             uids = (uids[0], uid, uid, uid)
         if status.st_mode & 0o2010 == 0o2010:
             gids = (gids[0], gid, gid, gid)
-        if (uids, gids) != (ids.uids, ids.gids):
-            self.identities.change(call.pid, Ids(uids, gids, ids.groups))
+        new = ids.after_exec(uids, gids)
+        if new.key() != ids.key():
+            self.identities.change(call.pid, new)
         return CONTINUE
 
 
