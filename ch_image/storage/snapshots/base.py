@@ -1,0 +1,98 @@
+"""What a snapshotter is: it turns a chain of layers into a tree, and a tree into a layer.
+
+Both kinds write the same layer store, so an image built with one is used with the other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from ch_image.storage.layers import Chain, LayerId, Layers
+
+
+class Draft:
+    """A writable tree that starts as what ``chain`` gives; ``root`` is where it lies."""
+
+    __slots__ = ("chain", "root", "stage")
+
+    def __init__(self, root: str, chain: Chain, stage: str) -> None:
+        self.root = root
+        self.chain = chain
+        self.stage = stage  # the snapshotter's own
+
+    def __repr__(self) -> str:
+        return f"Draft({self.root!r}, {len(self.chain)} layers)"
+
+
+class Snapshotter(Protocol):
+    """Makes trees out of layers, never touching a layer that exists.
+
+    Runs in a process that has entered its user namespace. Methods may be called from several
+    threads; a draft belongs to one of them. All raise StorageError.
+    """
+
+    name: str
+
+    def prepare(self, chain: Chain) -> Draft:
+        """A writable tree that holds what ``chain`` (bottom first) gives; () is empty."""
+
+    def commit(self, draft: Draft, owners: Mapping[str, tuple[int, int]]) -> LayerId:
+        """Freeze what changed in ``draft`` as a layer; afterwards its root is gone.
+
+        ``owners``: paths without leading "/" -> owner, for what can carry no xattr.
+        """
+
+    def discard(self, draft: Draft) -> None:
+        """Throw the draft away. Never fails; no harm after ``commit``."""
+
+    def view(self, chain: Chain) -> AbstractContextManager[str]:
+        """The root of a tree to read; who writes there gets an error or harms only the view."""
+
+
+def merged_owners(layers: Layers, chain: Chain) -> dict[str, tuple[int, int]]:
+    """The recorded owners of all that is to be seen of ``chain``.
+
+    An owner goes with the entry it was given to: a layer above that hides or replaces the entry
+    ends it. Raises StorageError.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for layer in chain:
+        record = layers.get(layer)
+        tree = layers.tree(layer)
+        hidden = frozenset(record.whiteouts)
+        if found:
+            found = {p: o for p, o in found.items() if not _covered(tree, p, hidden)}
+        found.update(record.owners)
+    return found
+
+
+def _covered(tree: str, path: str, hidden: frozenset[str]) -> bool:
+    """Whether the layer at ``tree`` hides or replaces the lower entry ``path``."""
+    at = ""
+    parts = path.split("/")
+    for index, part in enumerate(parts):
+        at = f"{at}/{part}" if at else part
+        if at in hidden:
+            return True
+        full = os.path.join(tree, at)
+        try:
+            mode = os.lstat(full).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not stat.S_ISDIR(mode) or index == len(parts) - 1:
+            return True
+        if is_opaque(full):
+            return True
+    return False
+
+
+def is_opaque(directory: str) -> bool:
+    """Whether a directory of a layer hides the lower ones."""
+    try:
+        return os.getxattr(directory, "user.overlay.opaque", follow_symlinks=False) == b"y"
+    except OSError:
+        return False
