@@ -32,25 +32,36 @@ class Result:
 
 
 class Container:
-    """A container that was asked for. Its result must be waited for, or it must be killed."""
+    """A container that was asked for; it is read until it has ended, or killed.
+
+    ``reader`` can be polled: there is something for ``read_some``.
+    """
 
     def __init__(self, reader: int, plan: Plan) -> None:
-        self._reader = reader
+        self.reader = reader
         self._plan = plan
+        self._data = bytearray()
+
+    def read_some(self) -> bool:
+        """Take in what there is of the result; True when the container has ended."""
+        chunk = os.read(self.reader, 1 << 16)
+        self._data += chunk
+        return not chunk
+
+    def result(self) -> Result:
+        """What was read, understood."""
+        return _parse([os.fsdecode(word) for word in bytes(self._data).split(b"\0")], self._plan)
 
     def wait(self) -> Result:
-        """The result, when the container has ended."""
-        data = bytearray()
-        try:
-            while chunk := os.read(self._reader, 1 << 16):
-                data += chunk
-        finally:
-            self.kill()
-        return _parse([os.fsdecode(word) for word in bytes(data).split(b"\0")], self._plan)
+        """Read until the end; the result."""
+        while not self.read_some():
+            pass
+        self.kill()
+        return self.result()
 
     def kill(self) -> None:
         """End every process of the container (PID 1 sees the pipe close). May be repeated."""
-        reader, self._reader = self._reader, -1
+        reader, self.reader = self.reader, -1
         if reader >= 0:
             os.close(reader)
 

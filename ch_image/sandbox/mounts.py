@@ -246,17 +246,18 @@ class File(Operation):
 
     name = "--file"
 
-    def __init__(self, target: str, content: str) -> None:
-        self.target, self.content = target, content
+    def __init__(self, target: str, content: str, mode: int = 0o644) -> None:
+        self.target, self.content, self.mode = target, content, mode
 
     def words(self) -> list[str]:
-        return [self.name, self.target, self.content]
+        return [self.name, self.target, f"{self.mode:04o}", self.content]
 
     def apply(self, root: Root) -> None:
         memory = _memory()
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             fd = os.open("file", flags, 0o644, dir_fd=memory)
+            os.fchmod(fd, self.mode)
             data = os.fsencode(self.content)
             while data:
                 data = data[os.write(fd, data) :]

@@ -94,7 +94,8 @@ def parse(words: list[str]) -> Plan:
         elif word == "--dev":
             plan.operations.append(Dev(take()))
         elif word == "--file":
-            plan.operations.append(File(take(), take()))
+            target, mode = take(), int(take(), 8)
+            plan.operations.append(File(target, take(), mode))
         elif word == "--setenv":
             name = take()
             plan.env[name] = take()

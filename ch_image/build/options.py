@@ -1,0 +1,67 @@
+"""What a build is asked to do, and what it gives back. Plain values, made by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ch_image.model.platforms import Platform
+from ch_image.model.ref import DefaultRegistry, ImageRef
+from ch_image.storage.images import Image
+
+# (reference, platform or None for the host's, ask the registry even when it is in storage)
+Puller = Callable[[ImageRef, Platform | None, bool], Image]
+# (url, sink of bytes) -> Last-Modified as Unix time, or None
+Fetcher = Callable[[str, Callable[[bytes], object]], "float | None"]
+
+
+class Secret(NamedTuple):
+    """``--secret``: where its value is read when a RUN asks for it; exactly one is set."""
+
+    path: str = ""  # of the host
+    variable: str = ""  # of ch-image's own environment: its value, taken by the command line
+
+
+class BuildOptions(NamedTuple):
+    """A build. Host paths are absolute; references are complete."""
+
+    dockerfile: str  # its path, for messages and FILE.dockerignore; "-" for standard input
+    text: bytes  # its content
+    context: str | None  # a directory; None: there is no context
+    tags: tuple[ImageRef, ...]
+    pull: Puller
+    build_args: Mapping[str, str] = {}
+    passed: Mapping[str, str] = {}  # proxies and the like, for RUN's environment only
+    target: str = ""
+    platform: Platform | None = None
+    force: str = "seccomp"  # seccomp, fakeroot or none
+    force_cmds: tuple[tuple[str, ...], ...] = ()
+    cache: str = "enabled"  # enabled, rebuild or disabled
+    no_cache_stages: frozenset[str] = frozenset()
+    binds: tuple[tuple[str, str], ...] = ()  # (source, target) of every RUN
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    secrets: Mapping[str, Secret] = {}
+    secret_values: Mapping[str, bytes] = {}  # of Secrets that are variables, by variable
+    ssh: Mapping[str, str] = {}  # id -> path of an agent's socket
+    contexts: Mapping[str, str] = {}  # --build-context NAME=VALUE, as given
+    hosts: tuple[tuple[str, str], ...] = ()  # (name, address)
+    network: str = "default"  # default, host or none
+    jobs: int = 1
+    always_pull: bool = False
+    epoch: int | None = None  # SOURCE_DATE_EPOCH, seconds
+    snapshotter: str = ""  # forced by name, for tests
+    default_registry: DefaultRegistry = DefaultRegistry()
+    dry_run: bool = False
+    fetch: Fetcher | None = None  # for ADD of URLs
+    verbose: bool = False  # explain misses
+
+
+class BuildResult(NamedTuple):
+    """What was built; ``image`` is the record under the first tag, None after a dry run."""
+
+    image: Image | None
+    instructions: int
+    executed: int  # steps that were carried out, not found in the cache
+    run_steps: int  # RUNs among them
+    notifications: int  # calls that root emulation answered
