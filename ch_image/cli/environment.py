@@ -1,0 +1,50 @@
+"""What the process environment says, read in one place and handed down as values.
+
+Nothing below ``cli/`` looks at ``os.environ``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ch_image.errors import UsageError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def storage_path(option: str, env: Mapping[str, str]) -> str:
+    """The storage directory: ``-s``, else ``CH_IMAGE_STORAGE``, else ``/var/tmp/$USER.ch``.
+
+    Raises UsageError when the variable is not an absolute path.
+    """
+    if option:
+        return os.path.abspath(option)
+    given = env.get("CH_IMAGE_STORAGE", "")
+    if given:
+        if not given.startswith("/"):
+            raise UsageError(
+                f"CH_IMAGE_STORAGE must be an absolute path: {printable(given)!r}",
+                hint="only -s/--storage may be relative",
+            )
+        return os.path.normpath(given)
+    return f"/var/tmp/{user_name(env)}.ch"
+
+
+def user_name(env: Mapping[str, str]) -> str:
+    """Who the caller is; by number where neither ``USER`` nor the system knows a name."""
+    name = env.get("USER", "")
+    if name and "/" not in name and name not in (".", ".."):
+        return name
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def switched_on(env: Mapping[str, str], name: str) -> bool:
+    """Whether a yes/no variable says yes: set, and not to ``0``, ``no``, ``false`` or ``off``."""
+    return env.get(name, "").strip().lower() not in ("", "0", "no", "false", "off")
