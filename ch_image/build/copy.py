@@ -28,6 +28,8 @@ from ch_image.build.transfer import Transfer
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
 
+_NOWHERE = Source("")  # where heredocs and made directories come from
+
 
 class Document(NamedTuple):
     """A heredoc: a file that the Dockerfile holds."""
@@ -97,10 +99,10 @@ def copy(
     """
     with Target(draft_root, replace=spec.link and not spec.chmod) as target:
         policy = policy_of(spec, target)
-        work = Copying(source, target, policy, destination(workdir, spec.destination))
+        work = Copying(target, policy, destination(workdir, spec.destination))
         if source is not None:
             chosen = choose(spec, source) if selection is None else selection
-            work.selection(chosen)
+            work.selection(chosen, source)
         for document in spec.documents:
             work.document(document, time.time_ns() if now is None else now)
         return work.result()
@@ -109,13 +111,10 @@ def copy(
 class Copying:
     """One instruction at work on one destination."""
 
-    def __init__(
-        self, source: Source | None, target: Target, policy: Policy, destination: str
-    ) -> None:
+    def __init__(self, target: Target, policy: Policy, destination: str) -> None:
         self.target = target
         self.policy = policy
         self.destination = destination
-        self._source = source
         self.placers: list[Placer] = []
         self.owners: dict[str, tuple[int, int]] = {}
         octal = policy.mode.octal if policy.mode else -1
@@ -146,7 +145,7 @@ class Copying:
 
     def mkdirs(self, path: str) -> None:
         """Make a directory of the image and what is missing above it."""
-        placer = self._placer(Source(""))
+        placer = self._placer(_NOWHERE)
         uid, gid = self.policy.owner or (0, 0)
 
         def own(fd: int, made: str) -> None:
@@ -154,24 +153,23 @@ class Copying:
 
         self.target.mkdirs(path, self._new_dirs, own)
 
-    def selection(self, selection: Selection) -> None:
-        """Copy what was selected, in order."""
-        assert self._source is not None
+    def selection(self, selection: Selection, source: Source) -> None:
+        """Copy what was selected in ``source``, in order."""
         files: list[tuple[Match, str]] = []
         for match in selection.matches:
             if match.is_dir:
-                self._flush(files)
+                self._flush(files, source)
                 place = self.place(match.name, True)
-                self._transfer().directory(match, place, selection.exclude)
+                self._transfer(source).directory(match, place, selection.exclude)
             else:
                 files.append((match, self.place(match.name, False)))
-        self._flush(files)
+        self._flush(files, source)
 
-    def _flush(self, files: list[tuple[Match, str]]) -> None:
+    def _flush(self, files: list[tuple[Match, str]], source: Source) -> None:
         # Two sources of one name and one destination: the last one stays.
         last = {place: match for match, place in files}
         if last:
-            self._transfer().files([(match, place) for place, match in last.items()])
+            self._transfer(source).files([(match, place) for place, match in last.items()])
         files.clear()
 
     def place(self, name: str, is_dir: bool) -> str:
@@ -200,7 +198,7 @@ class Copying:
         directory, _, last = place.rpartition("/")
         uid, gid = self.policy.owner or (0, 0)
         record = Recorded(uid, gid, self.policy.bits(stat.S_IFREG | 0o644), "file")
-        placer = self._placer(Source(""))
+        placer = self._placer(_NOWHERE)
         try:
             fd = self.target.open_dir(directory)
             try:
@@ -213,11 +211,10 @@ class Copying:
         placer.files += 1
         placer.bytes += len(document.data)
 
-    def _transfer(self) -> Transfer:
-        assert self._source is not None
-        return Transfer(self._source, self.target, self._placer)
+    def _transfer(self, source: Source) -> Transfer:
+        return Transfer(source, self.target, lambda: self._placer(source))
 
-    def _placer(self, source: Source | None = None) -> Placer:
-        placer = Placer(source or self._source or Source(""), self.policy)
+    def _placer(self, source: Source) -> Placer:
+        placer = Placer(source, self.policy)
         self.placers.append(placer)
         return placer

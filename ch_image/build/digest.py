@@ -6,11 +6,11 @@ only those that no index knows.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import marshal
 import os
 import stat
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -31,12 +31,13 @@ from ch_image.build.source import (
     Source,
     join,
 )
+from ch_image.build.spread import spread
 from ch_image.build.statindex import Memo, stat_key
 from ch_image.errors import BuildError
 
 _BLOCK = 1 << 20  # bytes read at once
 _BATCH = 64  # files a thread takes at once
-_MAX_THREADS = 8
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOTHING = bytes(32)
 
 
@@ -145,33 +146,12 @@ def _alone(source: Source, match: Match) -> Level:
 def _hash_all(source: Source, pending: Sequence[_Pending], owners: bool) -> None:
     """Fill in ``known`` of each; by several threads where there is enough to do."""
     jobs = list(_jobs(pending, directories=owners))
-    count = sum(len(rows) for _, rows in jobs)
     size = sum(row[SIZE] for _, rows in jobs for row in rows)
-    threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS, len(jobs))
-    if threads < 2 or (count < 200 and size < 4 * _BLOCK):
-        for job, rows in jobs:
-            _hash_rows(source, job, rows, owners)
-        return
-    todo = iter(jobs)  # next() on a list's iterator is atomic
-    failures: list[Exception] = []
 
-    def work() -> None:
-        try:
-            for job, rows in todo:
-                if failures:
-                    return
-                _hash_rows(source, job, rows, owners)
-        except Exception as error:  # raised again below, in the caller's thread
-            failures.append(error)
+    def work(job: tuple[_Pending, list[Row]]) -> None:
+        _hash_rows(source, *job, owners)
 
-    workers = [threading.Thread(target=work) for _ in range(threads - 1)]
-    for worker in workers:
-        worker.start()
-    work()
-    for worker in workers:
-        worker.join()
-    if failures:
-        raise failures[0]
+    spread(jobs, size, lambda: work)
 
 
 def _jobs(pending: Sequence[_Pending], directories: bool) -> Iterator[tuple[_Pending, list[Row]]]:
@@ -193,76 +173,112 @@ def _jobs(pending: Sequence[_Pending], directories: bool) -> Iterator[tuple[_Pen
             yield job, batch
 
 
-def _hash_rows(source: Source, job: _Pending, rows: list[Row], owners: bool) -> None:
-    path = job.level.path
-    with source.reading(path):
+def _hash_rows(source: Source, job: _Pending, rows: Sequence[Row], owners: bool) -> None:
+    path, known = job.level.path, job.known
+    records = isinstance(source, ImageSource)
+    refused = source.refused_xattrs()
+    name = ""
+    try:
         directory = source.open_dir(path)
+        try:
+            for row in rows:
+                name = row[NAME]
+                kind = row[MODE] & 0o170000
+                if kind == 0o100000 or kind == 0o040000:
+                    out = _hash_open(source, directory, row, path, refused)
+                    if records:
+                        _add_record(source, directory, row, out, owners)
+                else:
+                    out = _hash_special(source, directory, row, path, owners)
+                known[name] = out.digest()
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise source.fault(join(path, name) if name else path, error) from None
+
+
+def _hash_open(
+    source: Source, directory: int, row: Row, path: str, refused: tuple[str, ...]
+) -> hashlib._Hash:
+    """Contents and attributes of a regular file; attributes of a directory."""
+    fd = os.open(row[NAME], _READ, dir_fd=directory)
     try:
-        for row in rows:
-            at = join(path, row[NAME])
-            with source.reading(at):
-                job.known[row[NAME]] = _hash_row(source, directory, row, at, owners)
-    finally:
-        os.close(directory)
-
-
-def _hash_row(source: Source, directory: int, row: Row, path: str, owners: bool) -> bytes:
-    mode, name = row[MODE], row[NAME]
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return _hash_open(source, directory, row, path, owners)
-    out = hashlib.sha256()
-    if stat.S_ISLNK(mode):
-        out.update(b"link\0" + os.fsencode(os.readlink(name, dir_fd=directory)))
-    elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        numbers = os.stat(name, dir_fd=directory, follow_symlinks=False).st_rdev
-        out.update(b"device\0%d" % numbers)
-    if owners:
-        out.update(b"\0%d:%d" % source.link_owner(path))
-    return out.digest()
-
-
-def _hash_open(source: Source, directory: int, row: Row, path: str, owners: bool) -> bytes:
-    """Contents, attributes and record of a regular file; the latter two of a directory."""
-    is_dir = stat.S_ISDIR(row[MODE])
-    kind = os.O_DIRECTORY if is_dir else os.O_NONBLOCK
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind
-    fd = os.open(row[NAME], flags, dir_fd=directory)
-    try:
-        out = hashlib.sha256()
-        if not is_dir:
-            left = row[SIZE]
-            while left > 0 and (block := os.read(fd, min(left, _BLOCK))):
-                out.update(block)
-                left -= len(block)
+        left = row[SIZE]  # 0 for a directory
+        block = os.read(fd, min(left, _BLOCK)) if left > 0 else b""
+        out = hashlib.sha256(block)
+        left -= len(block)
+        while left > 0 and (block := os.read(fd, min(left, _BLOCK))):
+            out.update(block)
+            left -= len(block)
+        if row[INODE]:
             check_unchanged(source, os.fstat(fd), row, path)
-        refused = source.refused_xattrs()
-        for attribute in sorted(os.listxattr(fd)):
+        for attribute in sorted(listxattr(fd)):
             if carried(attribute, refused):
                 value = os.getxattr(fd, attribute)
                 out.update(b"\0%s\0%d\0" % (os.fsencode(attribute), len(value)) + value)
-        record = source.record(fd)
-        if record is not None:
-            if record.is_device:
-                out.update(f"\0{record.kind}-{record.major}-{record.minor}".encode())
-            if owners:
-                out.update(b"\0%d:%d" % (record.uid, record.gid))
-        return out.digest()
+        return out
     finally:
         os.close(fd)
+
+
+def _add_record(source: Source, directory: int, row: Row, out: hashlib._Hash, owners: bool) -> None:
+    """Whose the file is and what device it stands for, where an image says so."""
+    fd = os.open(row[NAME], _READ, dir_fd=directory)
+    try:
+        record = source.record(fd)
+    finally:
+        os.close(fd)
+    if record is not None:
+        if record.is_device:
+            out.update(f"\0{record.kind}-{record.major}-{record.minor}".encode())
+        if owners and (record.uid, record.gid) != (0, 0):
+            out.update(b"\0%d:%d" % (record.uid, record.gid))
+
+
+def _hash_special(
+    source: Source, directory: int, row: Row, path: str, owners: bool
+) -> hashlib._Hash:
+    """The target of a link, the numbers of a device; owners of what carries no record."""
+    out = hashlib.sha256()
+    if stat.S_ISLNK(row[MODE]):
+        out.update(b"link\0" + os.fsencode(os.readlink(row[NAME], dir_fd=directory)))
+    elif stat.S_ISCHR(row[MODE]) or stat.S_ISBLK(row[MODE]):
+        numbers = os.stat(row[NAME], dir_fd=directory, follow_symlinks=False).st_rdev
+        out.update(b"device\0%d" % numbers)
+    if owners:
+        out.update(b"\0%d:%d" % source.link_owner(join(path, row[NAME])))
+    return out
+
+
+def listxattr(fd: int) -> list[str]:
+    """The names of the extended attributes; none where the file system has none."""
+    try:
+        return os.listxattr(fd)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []
+        raise
 
 
 def carried(attribute: str, refused: tuple[str, ...]) -> bool:
     """Whether an extended attribute goes into an image; ``refused`` are beginnings of names."""
     if attribute == "security.capability":
         return True
-    return attribute.startswith("user.") and not attribute.startswith(refused)
+    image = attribute.startswith(("user.", "system.posix_acl_"))
+    return image and not attribute.startswith(refused)
 
 
 def check_unchanged(source: Source, st: os.stat_result, row: Row, path: str) -> None:
-    """Raise BuildError if ``st``, taken after reading a file, is not what its row says."""
-    now = (st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_ino, st.st_dev, st.st_mode)
-    if now != (row[SIZE], row[MTIME], row[CTIME], row[INODE], row[DEVICE], row[MODE]):
+    """Raise BuildError if ``st`` of a file of ``path``, once read, is not what its row says."""
+    if (
+        st.st_ctime_ns != row[CTIME]
+        or st.st_size != row[SIZE]
+        or st.st_mtime_ns != row[MTIME]
+        or st.st_ino != row[INODE]
+        or st.st_dev != row[DEVICE]
+        or st.st_mode != row[MODE]
+    ):
         raise BuildError(
-            f"{source.name_of(path)} in {source.what} changes while it is read",
+            f"{source.name_of(join(path, row[NAME]))} in {source.what} changes while it is read",
             hint="build again when nothing writes to it",
         )

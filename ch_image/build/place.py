@@ -14,8 +14,8 @@ import stat
 from typing import NamedTuple
 
 from ch_image.build.chmod import ModeChange
-from ch_image.build.digest import carried, check_unchanged
-from ch_image.build.source import MODE, MTIME, NAME, SIZE, Row, Source
+from ch_image.build.digest import carried, check_unchanged, listxattr
+from ch_image.build.source import MODE, MTIME, NAME, SIZE, Row, Source, join
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_file_data, set_mode
 from ch_image.fs.owners import Recorded
@@ -24,6 +24,7 @@ _SMALL = 128 << 10  # bytes that are read and written in one go
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM)
+_REFUSED = (*_UNSUPPORTED, errno.EINVAL)  # IDs or capabilities that mean nothing here
 
 
 class Policy(NamedTuple):
@@ -50,16 +51,26 @@ class ReadFault(Exception):
 class Placer:
     """Copies nodes of ``source``. One per thread; the results are added up afterwards."""
 
-    __slots__ = ("bytes", "files", "owners", "policy", "source", "unrecorded", "_refused")
+    __slots__ = (
+        "bytes",
+        "files",
+        "owners",
+        "policy",
+        "source",
+        "unrecorded",
+        "_not_at_birth",
+        "_refused",
+    )
 
     def __init__(self, source: Source, policy: Policy) -> None:
         self.source, self.policy = source, policy
         self.owners: dict[str, tuple[int, int]] = {}
         self.files = self.bytes = self.unrecorded = 0
         self._refused = source.refused_xattrs()
+        self._not_at_birth = 0o7000 | _umask()
 
     def node(self, src: int, row: Row, path: str, dst: int, name: str, target: str) -> None:
-        """Copy the row of the directory ``src`` (``path`` in the source) to ``name`` in ``dst``.
+        """Copy the row of the directory ``src``, which is at ``path``, to ``name`` in ``dst``.
 
         ``target`` is its path in the image. Not for directories. Raises ReadFault, or OSError
         for the destination; BuildError when the file changes meanwhile.
@@ -88,14 +99,15 @@ class Placer:
         except OSError as error:
             raise ReadFault(error) from None
         try:
-            copy = os.open(name, _CREATE, 0o600, dir_fd=dst)
+            mode = self.policy.bits(row[MODE])
+            copy = os.open(name, _CREATE, mode & 0o777, dir_fd=dst)
             try:
                 self._data(source, copy, row[SIZE])
                 check_unchanged(self.source, os.fstat(source), row, path)
-                mode = self.policy.bits(row[MODE])
                 self.attributes(source, copy, mode, "file")
                 # After the data: writing takes set-ID bits and the time away.
-                os.fchmod(copy, mode)
+                if mode & self._not_at_birth:
+                    os.fchmod(copy, mode)
                 os.utime(copy, ns=(row[MTIME], row[MTIME]))
             finally:
                 os.close(copy)
@@ -121,12 +133,16 @@ class Placer:
 
     def attributes(self, source: int, copy: int, mode: int, kind: str) -> None:
         """Extended attributes and the record of an open file or directory."""
-        for attribute in _attributes(source):
+        for attribute in listxattr(source):
             if carried(attribute, self._refused):
                 _set_attribute(copy, attribute, os.getxattr(source, attribute))
-        record = self.source.record(source) or Recorded(0, 0, mode, kind)
-        uid, gid = self.policy.owner or (record.uid, record.gid)
-        self.record(copy, record._replace(uid=uid, gid=gid, mode=mode))
+        record = self.source.record(source)
+        owner = self.policy.owner
+        if record is not None:
+            uid, gid = owner or (record.uid, record.gid)
+            self.record(copy, record._replace(uid=uid, gid=gid, mode=mode))
+        elif owner is not None:
+            self.record(copy, Recorded(*owner, mode, kind))
 
     def record(self, fd: int, record: Recorded) -> None:
         """Record an owner or device on a new file; what is plain needs no record."""
@@ -140,7 +156,7 @@ class Placer:
             self.unrecorded += 1
 
     def _finish_special(self, row: Row, path: str, dst: int, name: str, target: str) -> None:
-        owner = self.policy.owner or self.source.link_owner(path)
+        owner = self.policy.owner or self.source.link_owner(join(path, row[NAME]))
         if owner != (0, 0):
             self.owners[target] = owner
         times = (row[MTIME], row[MTIME])
@@ -173,13 +189,16 @@ class Placer:
             os.close(fd)
 
 
-def _attributes(fd: int) -> list[str]:
+def _umask() -> int:
+    """The process's umask, which os.umask tells only by changing it, for all threads."""
     try:
-        return os.listxattr(fd)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return []
-        raise ReadFault(error) from None
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:  # no /proc
+        pass
+    return 0o777
 
 
 def _set_attribute(fd: int, name: str, value: bytes) -> None:
@@ -187,5 +206,5 @@ def _set_attribute(fd: int, name: str, value: bytes) -> None:
     try:
         os.setxattr(fd, name, value)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in _REFUSED:
             raise

@@ -102,7 +102,7 @@ class Source:
 
     def refused_xattrs(self) -> tuple[str, ...]:
         """Beginnings of the names of extended attributes that stay behind."""
-        return "user.overlay.", "user.containers."
+        return "user.overlay.", "user.containers.", "system."
 
     def open_dir(self, path: str) -> int:
         """A descriptor of the directory at ``path``, no link followed on the way."""
@@ -266,12 +266,16 @@ class Source:
         try:
             yield
         except OSError as error:
-            raise BuildError(
-                f"cannot read {self.name_of(path)} in {self.what}: {error.strerror}",
-                hint="leave it out with a .dockerignore line, or make it readable"
-                if isinstance(error, PermissionError)
-                else "",
-            ) from None
+            raise self.fault(path, error) from None
+
+    def fault(self, path: str, error: OSError) -> BuildError:
+        """The error for a file that could not be read."""
+        hint = ""
+        if isinstance(error, PermissionError):
+            hint = "leave it out with a .dockerignore line, or make it readable"
+        return BuildError(
+            f"cannot read {self.name_of(path)} in {self.what}: {error.strerror}", hint=hint
+        )
 
 
 class ImageSource(Source):
@@ -289,6 +293,10 @@ class ImageSource(Source):
         super().__init__(root)
         self._owners = owners
         self.identity = identity
+
+    def refused_xattrs(self) -> tuple[str, ...]:
+        """See `Source`. Access control lists are part of an image, those of the host are not."""
+        return "user.overlay.", "user.containers."
 
     def record(self, fd: int) -> Recorded | None:
         """See `Source`."""

@@ -10,21 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ch_image.build.place import Placer, ReadFault
 from ch_image.build.select import Level, Match, levels
 from ch_image.build.source import DEVICE, INODE, LINKS, MODE, NAME, SIZE, Row, Source, join
+from ch_image.build.spread import spread
 from ch_image.build.target import Target, write_fault
 from ch_image.errors import BuildError
 from ch_image.fs import owners
 
 _BATCH = 64  # files
 _BIG = 16 << 20  # bytes
-_FEW = 100  # files for which no thread is started
-_MAX_THREADS = 8
 
 
 class _Job(NamedTuple):
@@ -153,35 +151,13 @@ class Transfer:
     def _run(self) -> None:
         """Do all jobs; the first failure stops the others."""
         jobs, self._jobs = self._jobs, []
-        count = sum(len(job.rows) for job in jobs)
         size = sum(row[SIZE] for job in jobs for row, _ in job.rows)
-        threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS, len(jobs))
-        if threads < 2 or (count < _FEW and size < _BIG):
-            for job in jobs:
-                self._do(job, self._placer)
-            return
-        todo = iter(jobs)  # next() on a list's iterator is atomic
-        failures: list[BaseException] = []
 
-        def work(placer: Placer) -> None:
-            try:
-                for job in todo:
-                    if failures:
-                        return
-                    self._do(job, placer)
-            except BaseException as error:  # raised again below, in the caller's thread
-                failures.append(error)
+        def worker() -> Callable[[_Job], None]:
+            placer = self._make_placer()
+            return lambda job: self._do(job, placer)
 
-        workers = [
-            threading.Thread(target=work, args=(self._make_placer(),)) for _ in range(threads - 1)
-        ]
-        for worker in workers:
-            worker.start()
-        work(self._placer)
-        for worker in workers:
-            worker.join()
-        if failures:
-            raise failures[0]
+        spread(jobs, size, worker)
 
     def _do(self, job: _Job, placer: Placer) -> None:
         with self._source.reading(job.path):
@@ -192,13 +168,11 @@ class Transfer:
             try:
                 for row, name in job.rows:
                     at = f"{job.place}/{name}" if job.place else name
-                    path = f"{job.path}/{row[NAME]}" if job.path else row[NAME]
-                    placer.node(src, row, path, dst, name, at)
+                    placer.node(src, row, job.path, dst, name, at)
             finally:
                 os.close(dst)
         except ReadFault as fault:
-            with self._source.reading(path):
-                raise fault.error from None
+            raise self._source.fault(join(job.path, row[NAME]), fault.error) from None
         except OSError as error:
             raise write_fault(at, error) from None
         finally:
