@@ -12,8 +12,8 @@ from ch_image import __version__
 from ch_image.cli import options
 from ch_image.cli.faults import Frame, run_program
 from ch_image.cli.log import Log
-from ch_image.cli.session import COMMON, Session, verbosity
-from ch_image.errors import StepFailed, UsageError, printable
+from ch_image.cli.session import COMMON, Session, carry_out
+from ch_image.errors import UsageError, printable
 
 # sub-command -> (module of cli/, name in it, what it does); no module: not built yet
 COMMANDS = {
@@ -74,24 +74,11 @@ def ch_image(argv: list[str], env: dict[str, str], frame: Frame) -> int:
         print(__version__)
         return 0
     frame.log = log = Log(env, quiet=parsed.count("quiet"))
-    verbosity(parsed, log)  # a contradiction is said before anything is done
+    session = Session(parsed, env, log)
     command.check_operands(parsed.words)
-    return carry_out(command, Session(parsed, env, log))
-
-
-def carry_out(command: options.Command, session: Session) -> int:
-    """Run a command in its session, which is closed whatever happens."""
-    try:
-        if session.parsed.has("profile"):
-            return profiled(command, session)
-        return command.run(session)
-    except StepFailed:
-        session.close()
-        for line in session.failure_tail():
-            session.log.line(line)
-        raise
-    finally:
-        session.close()
+    if parsed.has("profile"):
+        return carry_out(lambda one: profiled(command, one), session)
+    return carry_out(command.run, session)
 
 
 def find(name: str) -> options.Command:

@@ -33,7 +33,7 @@ def registries(session: Session) -> Registries:
         username=env.get("CH_IMAGE_USERNAME", ""),
         password=env.get("CH_IMAGE_PASSWORD", ""),
         login=session.auth,
-        one_time=session.password_many,
+        one_time=session.parsed.has("password-many"),
         prompt=ask if terminal else None,
     )
     return Registries(network(session), sources, session.report, mirrors(env))
@@ -47,7 +47,7 @@ def network(session: Session) -> Network:
     home = env.get("HOME", "")
     bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return Network(
-        tls_verify=session.tls_verify,
+        tls_verify=not session.parsed.has("tls-no-verify"),
         ca_bundle=next((env[name] for name in bundles if env.get(name)), ""),
         cert_dir=env.get("DOCKER_CERT_PATH", ""),
         certs_d=(

@@ -9,11 +9,11 @@ import os
 
 from ch_image.cli import options
 from ch_image.cli.environment import storage_path, switched_on
-from ch_image.errors import UsageError, printable
+from ch_image.errors import StepFailed, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from ch_image.cli.console import Console
@@ -57,16 +57,24 @@ class Session:
         self.words = parsed.words
         self.verbosity = verbosity(parsed, log)
         self.storage_path = storage_path(parsed.text("storage"), env)
-        self.auth = parsed.has("auth") or switched_on(env, "CH_IMAGE_AUTH")
-        self.password_many = parsed.has("password-many")
-        self.tls_verify = not parsed.has("tls-no-verify")
-        self.always_download = parsed.has("always-download")
-        self.xattrs = parsed.text("xattrs", _xattrs(env)) == "yes"
-        self.cache_mode = parsed.text("cache") or _cache_mode(env)
-        self.lock = not parsed.has("no-lock")
         self.progress = "auto"
         self._console: Console | None = None
         self._storage: Storage | None = None
+
+    @property
+    def auth(self) -> bool:
+        """Whether to log in for every request."""
+        return self.parsed.has("auth") or switched_on(self.env, "CH_IMAGE_AUTH")
+
+    @property
+    def cache_mode(self) -> str:
+        """``enabled``, ``disabled`` or ``rebuild``. Raises UsageError."""
+        return self.parsed.text("cache") or _cache_mode(self.env)
+
+    @property
+    def xattrs(self) -> bool:
+        """Whether extended attributes are kept."""
+        return self.parsed.text("xattrs", _xattrs(self.env)) == "yes"
 
     @property
     def report(self) -> Reporter:
@@ -90,7 +98,7 @@ class Session:
         """Hold the storage directory, unless ``--no-lock`` leaves that to the caller."""
         from contextlib import nullcontext
 
-        if not self.lock:
+        if self.parsed.has("no-lock"):
             return nullcontext()
         return self.storage.lock(exclusive=exclusive, on_wait=self._say_wait)
 
@@ -120,9 +128,9 @@ class Session:
         return self.storage.snapshotter(self.env.get("CH_IMAGE_SNAPSHOTTER", ""))
 
     @property
-    def any_platform(self) -> bool:
-        """Whether ``--arch=yolo`` asks for whatever there is."""
-        return self.parsed.text("arch") == "yolo" and not self.parsed.has("platform")
+    def names_platform(self) -> bool:
+        """Whether the user asks for a platform; otherwise it is this machine's, or any."""
+        return self.parsed.has("platform") or self.parsed.text("arch", "yolo") != "yolo"
 
     def platform(self) -> Platform:
         """The platform asked for, this machine's by default. Raises UsageError."""
@@ -131,7 +139,7 @@ class Session:
         if text := self.parsed.text("platform"):
             return parse_platform(text)
         arch = self.parsed.text("arch", "host")
-        return host_platform() if arch in ("host", "yolo") else parse_platform(arch)
+        return host_platform() if arch == "host" else parse_platform(arch)
 
     def ref(self, text: str) -> ImageRef:
         """A reference as the user writes it. Raises ImageError."""
@@ -180,7 +188,21 @@ def verbosity(parsed: options.Parsed, log: Log) -> int:
     return max(level, 1) if log.is_file else level
 
 
-def emit(lines: Iterator[str] | list[str]) -> None:
+def carry_out(run: Callable[[Session], int], session: Session) -> int:
+    """Run a command in its session, which is closed whatever happens."""
+    try:
+        return run(session)
+    except StepFailed:
+        tail = session.failure_tail()
+        session.close()
+        for line in tail:
+            session.log.line(line)
+        raise
+    finally:
+        session.close()
+
+
+def emit(lines: Iterable[str]) -> None:
     """Results: the only thing that goes to standard output."""
     for line in lines:
         print(line)

@@ -1,0 +1,316 @@
+"""ch-image build: the options and what they mean; the work is ``build.executor``'s."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import ExitStack
+
+from ch_image.build.options import BuildOptions, BuildResult, Puller
+from ch_image.cli import build_options as values
+from ch_image.cli import options
+from ch_image.cli.session import Session, working_directory
+from ch_image.errors import BuildError, UsageError, printable
+from ch_image.model.platforms import Platform
+from ch_image.model.ref import ImageRef
+from ch_image.report import Info, Warned
+from ch_image.storage.images import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ch_image.registry.registries import Registries
+
+MAX_DOCKERFILE = 4 << 20  # bytes
+_LATER = ("output", "cache-from", "cache-to", "check")  # options that are not built yet
+
+
+def _build(session: Session) -> int:
+    parsed = session.parsed
+    for name in _LATER:
+        if parsed.has(name):
+            raise UsageError(f"build --{name} is not built yet in this version")
+    session.progress = parsed.text("progress", "auto")
+    with ExitStack() as stack:
+        return _with_context(session, stack)
+
+
+def _with_context(session: Session, stack: ExitStack) -> int:
+    """Find Dockerfile and context, then build, or stop where the options say so."""
+    parsed = session.parsed
+    word, cwd = session.words[0], working_directory()
+    given = parsed.text("file")
+    context: str | None = None
+    if word == "-":
+        if given == "-":
+            raise UsageError("-f - and context - both stand for standard input")
+        head = _read_input()
+        if _is_archive(head):
+            session.enter()
+            context = _unpacked(session, stack, head)
+            name, text = read_dockerfile(given, context, context)
+        elif given:
+            raise UsageError("standard input is no tar archive, so -f cannot choose a Dockerfile")
+        else:
+            name, text = "-", head
+    else:
+        context = _directory(word, cwd)
+        name, text = read_dockerfile(given, context, cwd)
+    if parsed.has("parse-only"):
+        from ch_image.dockerfile.parser import parse
+
+        parse(text, _shown(name))
+        return 0
+    return _execute(session, name, text, context)
+
+
+def _execute(session: Session, name: str, text: bytes, context: str | None) -> int:
+    from ch_image.build.executor import build
+
+    wanted = build_request(session, name, text, context)
+    session.enter()
+    with session.locked():
+        result = build(wanted, session.storage, session.report)
+    _conclude(session, wanted, result)
+    return 0
+
+
+def _conclude(session: Session, wanted: BuildOptions, result: BuildResult) -> None:
+    """Say what came of it, on the terminal and in the files that were asked for."""
+    parsed = session.parsed
+    if result.run_steps and wanted.force != "none":
+        many = "s" if result.run_steps > 1 else ""
+        text = f"--force={wanted.force}: modified {result.run_steps} RUN instruction{many}"
+        session.report(Info(text))
+    if result.image is None:
+        return
+    tags = ", ".join(str(tag) for tag in wanted.tags)
+    session.report(Info(f"grown in {result.instructions} instructions: {tags}"))
+    if not (parsed.has("quiet") or parsed.has("iidfile") or parsed.has("metadata-file")):
+        return
+    from ch_image.cli.details import image_id
+
+    identity = image_id(session.storage, result.image)
+    if parsed.has("quiet"):
+        print(identity)
+    if path := parsed.text("iidfile"):
+        _write(path, identity)
+    if path := parsed.text("metadata-file"):
+        import json
+
+        value = {"containerimage.config.digest": identity, "image.name": tags.replace(" ", "")}
+        _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path: str, text: str) -> None:
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def build_request(
+    session: Session, dockerfile: str, text: bytes, context: str | None
+) -> BuildOptions:
+    """The whole request. Raises UsageError, ImageError."""
+    parsed, env, cwd = session.parsed, session.env, working_directory()
+    args, absent = values.build_args(parsed.texts("build-arg"), env)
+    for name in absent:
+        session.report(Warned(f"--build-arg {name}: not set in the environment, left out"))
+    secrets, secret_values = values.secrets(parsed.texts("secret"), env, cwd)
+    force, commands = _force(parsed)
+    stages = (part for text in parsed.texts("no-cache-filter") for part in text.split(","))
+    return BuildOptions(
+        dockerfile=dockerfile,
+        text=text,
+        context=context,
+        tags=_tags(session, dockerfile, context),
+        pull=puller(session),
+        build_args=args,
+        passed={name: env[name] for name in values.PASSED if name in env},
+        target=parsed.text("target"),
+        platform=session.platform() if session.names_platform else None,
+        force=force,
+        force_cmds=commands,
+        cache=session.cache_mode,
+        no_cache_stages=frozenset(filter(None, stages)),
+        binds=values.binds(parsed.texts("bind"), cwd),
+        labels=values.pairs("--label", parsed.texts("label"), bare=True),
+        annotations=values.pairs("--annotation", parsed.texts("annotation")),
+        secrets=secrets,
+        secret_values=secret_values,
+        ssh=values.agents(parsed.texts("ssh"), env),
+        contexts=values.contexts(parsed.texts("build-context"), cwd),
+        hosts=values.hosts(parsed.texts("add-host")),
+        network=parsed.text("network", "default"),
+        jobs=values.number("--jobs", parsed.text("jobs", str(len(os.sched_getaffinity(0))))),
+        always_pull=parsed.has("pull") or parsed.has("always-download"),
+        epoch=values.epoch(env),
+        snapshotter=env.get("CH_IMAGE_SNAPSHOTTER", ""),
+        default_registry=session.default_registry(),
+        dry_run=parsed.has("dry-run"),
+        verbose=session.verbosity > 0,
+    )
+
+
+def _force(parsed: options.Parsed) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    commands = values.force_commands(parsed.texts("force-cmd"))
+    mode = parsed.text("force", "seccomp")
+    if commands and mode != "seccomp":
+        raise UsageError(f"--force-cmd works with --force=seccomp, not with --force={mode}")
+    return mode, commands
+
+
+def _tags(session: Session, dockerfile: str, context: str | None) -> tuple[ImageRef, ...]:
+    from ch_image.cli.images import writable
+
+    given = session.parsed.texts("tag")
+    if not given:
+        inferred = values.infer_name(dockerfile, context or "")
+        session.report(Info(f"inferred image name: {inferred}"))
+        given = (inferred,)
+    return tuple(dict.fromkeys(writable(session.ref(text)) for text in given))
+
+
+def puller(session: Session) -> Puller:
+    """Pulls a base image when the build asks for one; connects only then. Thread-safe."""
+    mutex = threading.Lock()
+    known: list[Registries] = []
+
+    def pull_base(ref: ImageRef, platform: Platform | None, always: bool) -> Image:
+        from ch_image.cli.network import registries
+        from ch_image.transfer.pull import pull
+
+        with mutex:
+            if not known:
+                known.append(registries(session))
+        return pull(ref, session.storage, known[0], platform, session.report, always=always)
+
+    return pull_base
+
+
+def _directory(word: str, cwd: str) -> str:
+    if "://" in word or word.startswith("git@"):
+        raise UsageError(
+            f"a context that is a URL is not built yet: {printable(word, 200)}",
+            hint="clone or download it first",
+        )
+    path = os.path.normpath(os.path.join(cwd, word))
+    if not os.path.isdir(path):
+        what = "is not a directory" if os.path.lexists(path) else "does not exist"
+        raise BuildError(
+            f"the context {what}: {printable(word, 300)}",
+            hint="the last word is the directory that COPY takes files from, often .",
+        )
+    return path
+
+
+def read_dockerfile(given: str, context: str, base: str) -> tuple[str, bytes]:
+    """Path and text of the Dockerfile: ``given`` below ``base``, else the context's own.
+
+    The context's own is resolved inside the context, as COPY's sources are. Raises BuildError.
+    """
+    if given == "-":
+        return "-", _read_input()
+    path = os.path.normpath(os.path.join(base, given)) if given else f"{context}/Dockerfile"
+    try:
+        if given:
+            with open(path, "rb") as file:
+                text = file.read(MAX_DOCKERFILE + 1)
+        else:
+            from ch_image.fs.tree import Tree
+
+            with Tree(context) as tree:
+                text = tree.read_bytes("Dockerfile", MAX_DOCKERFILE + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BuildError(
+            f"cannot read the Dockerfile {printable(path)}: {reason}",
+            hint="name it with -f" if not given else "",
+        ) from None
+    return path, _bounded(text)
+
+
+def _read_input() -> bytes:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return _bounded_or_archive(sys.stdin.buffer.read(MAX_DOCKERFILE + 1))
+
+
+def _bounded_or_archive(text: bytes) -> bytes:
+    return text if _is_archive(text) else _bounded(text)
+
+
+def _bounded(text: bytes) -> bytes:
+    if len(text) > MAX_DOCKERFILE:
+        raise BuildError(f"the Dockerfile is larger than {MAX_DOCKERFILE >> 20} MiB")
+    return text
+
+
+def _is_archive(head: bytes) -> bool:
+    """Whether standard input is a tar archive, plain or compressed, and no text."""
+    from ch_image.layers.compress import compression_of
+
+    return compression_of(head[:16]) != "none" or head[257:262] == b"ustar"
+
+
+def _unpacked(session: Session, stack: ExitStack, head: bytes) -> str:
+    """The archive on standard input, of which ``head`` was read already, as a directory."""
+    from ch_image.formats.archive import Joined, unpack
+
+    scratch = stack.enter_context(session.storage.scratch())
+    directory = f"{scratch}/context"
+    os.mkdir(directory, 0o755)
+    unpack(Joined(head, sys.stdin.buffer), directory)
+    return directory
+
+
+def _shown(name: str) -> str:
+    return "Dockerfile" if name == "-" else os.path.basename(name)
+
+
+BUILD = options.Command(
+    "build",
+    "CONTEXT",
+    "Builds an image from CONTEXT/Dockerfile. CONTEXT is a directory, or - for a Dockerfile or a"
+    " tar archive on standard input. Each instruction is shown with . when it is carried out and"
+    " with * when it was found in the build cache.",
+    (
+        options.values("-t --tag", "NAME", "name of the image; repeatable"),
+        options.value("-f --file", "FILE", "the Dockerfile; - for standard input"),
+        options.values("--build-arg", "K[=V]", "set an ARG, from the environment without =V"),
+        options.value("--target", "STAGE", "build up to this stage"),
+        options.values("-b --bind", "SRC[:DST]", "bring a host directory into every RUN"),
+        options.maybe(
+            "--force", "MODE", "fakeroot", "root emulation: seccomp (default), fakeroot or none",
+            choices=("seccomp", "fakeroot", "none"),
+        ),
+        options.values("--force-cmd", "CMD,ARG..", "add arguments to a command in RUN"),
+        options.values("--label", "K=V", "add a label"),
+        options.values("--annotation", "K=V", "add an annotation to the manifest"),
+        options.values("--secret", "id=..", "id=NAME with src=FILE or env=VARIABLE"),
+        options.values("--ssh", "ID[=SOCK]", "an SSH agent for RUN --mount=type=ssh"),
+        options.values("--build-context", "NAME=DIR", "a further context for --from=NAME"),
+        options.values("--add-host", "HOST:IP", "add a line to RUN's /etc/hosts"),
+        options.value(
+            "--network", "MODE", "RUN's network: default, host or none",
+            choices=("default", "host", "none"),
+        ),
+        options.flag("--pull", "ask the registry whether base images have changed"),
+        options.values("--no-cache-filter", "STAGE", "carry out all steps of these stages"),
+        options.value("--jobs", "N", "steps at the same time (default: processors)"),
+        options.value(
+            "--progress", "STYLE", "auto, plain, tty, json or quiet",
+            choices=("auto", "plain", "tty", "json", "quiet"),
+        ),
+        options.value("--iidfile", "FILE", "write the image ID there"),
+        options.value("--metadata-file", "FILE", "write what was built there, as JSON"),
+        options.values("--output", "SPEC", "not yet"),
+        options.values("--cache-from", "SPEC", "not yet"),
+        options.values("--cache-to", "SPEC", "not yet"),
+        options.flag("--check", "not yet"),
+        options.flag("--parse-only", "only check the Dockerfile's syntax"),
+        options.flag("-n --dry-run", "say what would be done, and do nothing"),
+    ),
+    _build,
+)  # fmt: skip

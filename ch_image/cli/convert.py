@@ -1,0 +1,85 @@
+"""ch-convert: images from one format to another."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ch_image import __version__
+from ch_image.cli import options
+from ch_image.cli.faults import Frame, run_program
+from ch_image.cli.log import Log
+from ch_image.cli.session import COMMON, Session, carry_out
+from ch_image.errors import UsageError, printable
+
+_SHARED = ("help", "storage", "xattrs", "no-lock", "debug", "quiet", "verbose", "version")
+OPTIONS = (
+    options.value("-i --in-fmt", "FMT", "format of IN, instead of guessing it from the name"),
+    options.value("-o --out-fmt", "FMT", "format of OUT"),
+    options.flag("-n --dry-run", "only say what the formats are"),
+    options.flag("--no-clobber", "leave what exists alone"),
+    options.flag("--exact", "keep modes that are unsafe in a directory: set-ID, no owner rights"),
+    options.value("--tmp", "DIR", "accepted; what is temporary lies in storage or beside OUT"),
+    *(option for option in COMMON if option.dest in _SHARED),
+)
+ABOUT = (
+    "Converts an image from one format to another: ch-image (a name in storage), dir, tar."
+    " Names that end like an archive's are tar, those that begin with / or ./ are dir."
+    " OUT appears when it is complete, or not at all."
+)
+
+
+def main() -> int:
+    """The program ``ch-convert``; its exit code."""
+    return run_program(lambda frame: convert(sys.argv[1:], dict(os.environ), frame))
+
+
+def convert(argv: list[str], env: dict[str, str], frame: Frame) -> int:
+    """Carry out a command line. Raises what goes wrong."""
+    command = options.Command("ch-convert", "IN OUT", ABOUT, OPTIONS, _convert)
+    parsed, _ = options.parse(argv, OPTIONS)
+    frame.debug = parsed.has("debug")
+    if parsed.has("help"):
+        print(options.help_text("ch-convert", command))
+        return 0
+    if parsed.has("version"):
+        print(__version__)
+        return 0
+    frame.log = Log(env, quiet=parsed.count("quiet"))
+    command.check_operands(parsed.words)
+    return carry_out(command.run, Session(parsed, env, frame.log))
+
+
+def _convert(session: Session) -> int:
+    from ch_image.cli.importing import place
+    from ch_image.formats.base import find, infer
+    from ch_image.report import Info
+
+    parsed = session.parsed
+    source, target = session.words
+    kinds = parsed.text("in-fmt") or infer(source), parsed.text("out-fmt") or infer(target)
+    session.report(Info(f"input:   {kinds[0]:<15} {source}"))
+    session.report(Info(f"output:  {kinds[1]:<15} {target}"))
+    if kinds[0] == kinds[1]:
+        raise UsageError(
+            f"both {printable(source, 200)} and {printable(target, 200)} are of format {kinds[0]}",
+            hint="name the formats with -i and -o if they were guessed wrong",
+        )
+    reader, writer = find(kinds[0]), find(kinds[1])
+    tmp = parsed.text("tmp")
+    if tmp and not (tmp.startswith("/") and os.path.isdir(tmp)):
+        raise UsageError(f"--tmp is not an absolute path of a directory: {printable(tmp, 200)}")
+    if parsed.has("dry-run"):
+        return 0
+    session.enter()
+    with session.locked():
+        here = place(session, clobber=not parsed.has("no-clobber"), exact=parsed.has("exact"))
+        with reader.open(source, here) as content:
+            session.report(Info("copying ..."))
+            writer.write(content, target, here)
+    session.report(Info("done"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
