@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ch_image.build.remote import Fetch
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import DefaultRegistry, ImageRef
 from ch_image.storage.images import Image
 
 # (reference, platform or None for the host's, ask the registry even when it is in storage)
 Puller = Callable[[ImageRef, Platform | None, bool], Image]
-# (url, sink of bytes) -> Last-Modified as Unix time, or None
-Fetcher = Callable[[str, Callable[[bytes], object]], "float | None"]
 
 
 class Secret(NamedTuple):
@@ -53,7 +52,7 @@ class BuildOptions(NamedTuple):
     snapshotter: str = ""  # forced by name, for tests
     default_registry: DefaultRegistry = DefaultRegistry()
     dry_run: bool = False
-    fetch: Fetcher | None = None  # for ADD of URLs
+    fetch: Fetch | None = None  # for ADD of URLs
     verbose: bool = False  # explain misses
 
 

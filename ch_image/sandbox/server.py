@@ -24,14 +24,21 @@ _FDS = struct.Struct("4i")
 
 
 def pack(words: list[str]) -> bytes:
-    """A frame: its length (32 bits, little-endian), then the words, each ended by NUL."""
-    body = b"".join(os.fsencode(word) + b"\0" for word in words)
+    """A frame: its length, then each word behind its own (32 bits, little-endian)."""
+    encoded = [os.fsencode(word) for word in words]
+    body = b"".join(_HEAD.pack(len(word)) + word for word in encoded)
     return _HEAD.pack(len(body)) + body
 
 
 def unpack(body: bytes) -> list[str]:
     """The words of a frame's body."""
-    return [os.fsdecode(word) for word in body.split(b"\0")[:-1]]
+    out, at = [], 0
+    while at < len(body):
+        (length,) = _HEAD.unpack_from(body, at)
+        at += _HEAD.size
+        out.append(os.fsdecode(body[at : at + length]))
+        at += length
+    return out
 
 
 def serve(number: int) -> None:

@@ -14,6 +14,7 @@
       cache/KEY          build cache: key -> layer and the inputs that made the key
       cache/.parents/KEY newest record with that parent, to explain a miss
       context/           digests of context files by stat, so that a no-op rebuild only stats
+      mounts/ID          directories of RUN --mount=type=cache, beside their locks
       tmp/NAME/          work in progress of one process (storage/scratch.py)
 
 All files are made in ``tmp/`` and renamed. What has a final name is whole and never changes,
@@ -33,7 +34,7 @@ from ch_image.storage.record import read_file
 FORMAT = 1
 _DIRECTORIES = (
     "blobs", "blobs/sha256", "layers", "layers/.diff", "images", "deleted", "cache",
-    "cache/.parents", "context", "tmp",
+    "cache/.parents", "context", "mounts", "tmp",
 )  # fmt: skip
 _NAMES = frozenset({*(d for d in _DIRECTORIES if "/" not in d), "version", "lock", "synced"})
 

@@ -1,0 +1,272 @@
+"""Carries out effects: a draft of the parent's layers, the effect on it, a committed layer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple, assert_never
+
+from ch_image.build import lookup
+from ch_image.build.add import AddSpec, add, identity
+from ch_image.build.add import choose as choose_added
+from ch_image.build.context import Context
+from ch_image.build.copy import CopySpec, Document, choose
+from ch_image.build.copy import copy as copy_files
+from ch_image.build.digest import digest
+from ch_image.build.effects import (
+    AddEffect,
+    CopyEffect,
+    Effect,
+    RsyncEffect,
+    RunEffect,
+    WorkdirEffect,
+)
+from ch_image.build.inputs import Inputs
+from ch_image.build.options import BuildOptions
+from ch_image.build.origins import ContextOrigin, Origin
+from ch_image.build.plan import Step
+from ch_image.build.remote import Remotes, is_remote
+from ch_image.build.run import RunSettings
+from ch_image.build.run import run as run_command
+from ch_image.build.schedule import Cancel
+from ch_image.build.source import Source
+from ch_image.errors import BuildError
+from ch_image.fs import owners as records
+from ch_image.fs.tree import Tree
+from ch_image.report import Detail, Output, Reporter, Warned
+from ch_image.sandbox.launcher import Launcher
+from ch_image.sandbox.plan import Plan as Container
+from ch_image.storage.layers import Chain, LayerId
+from ch_image.storage.snapshots.base import Draft, Snapshotter
+from ch_image.storage.store import Storage
+
+Owners = dict[str, tuple[int, int]]
+
+
+class Made(NamedTuple):
+    """A layer, and inputs to record that only its making told."""
+
+    layer: LayerId
+    named: Mapping[str, str]
+
+
+class Effectors:
+    """What the effects of one build share. ``carry_out`` may be called from several threads."""
+
+    def __init__(
+        self,
+        options: BuildOptions,
+        storage: Storage,
+        snapshotter: Snapshotter,
+        inputs: Inputs,
+        report: Reporter,
+        cancel: Cancel,
+    ) -> None:
+        self._options, self._storage, self._snapshotter = options, storage, snapshotter
+        self._inputs, self._report, self._cancel = inputs, report, cancel
+        self._launcher = Launcher()
+        self._stack = ExitStack()
+        self._fetched: dict[AddEffect, Remotes] = {}
+        self._warned = False
+        self.notifications = 0
+
+    def close(self) -> None:
+        """End the container server."""
+        self._launcher.close()
+        self._stack.close()
+
+    # -- what an effect reads --
+
+    def content(
+        self, effect: Effect, origins: Sequence[Origin | None], chains: Sequence[Chain | None]
+    ) -> Mapping[str, str]:
+        """Digests of what the effect reads, by the name the user gave it. Raises BuildError."""
+        match effect:
+            case CopyEffect():
+                if not effect.sources:
+                    return {}
+                source = self._source(origins[0], chains[0])
+                chosen = choose(_copy_spec(effect), source)
+                owners = chains[0] is not None and not effect.chown
+                found = digest(source, chosen, owners=owners, memo=self._inputs.memo)
+                return {" ".join(effect.sources): found}
+            case AddEffect():
+                spec = _add_spec(effect)
+                context = self._context_if_any(effect)
+                chosen_all = choose_added(spec, context)
+                found = identity(chosen_all, context, self._remotes(effect))
+                return {" ".join(effect.sources): found} if effect.sources else {}
+            case RunEffect():
+                from ch_image.build.run_mounts import mount_content
+
+                return mount_content(effect, origins, chains, self._source)
+            case RsyncEffect():
+                from ch_image.build.rsync import content as rsync_content
+
+                return rsync_content(effect, self._inputs.context())
+            case WorkdirEffect():
+                return {}
+            case _:
+                assert_never(effect)
+
+    def _source(self, origin: Origin | None, chain: Chain | None) -> Source:
+        if chain is not None:
+            return self._inputs.tree(chain)
+        if isinstance(origin, ContextOrigin):
+            return self._inputs.named(origin.name)
+        return self._inputs.context()
+
+    # -- what an effect does --
+
+    def carry_out(
+        self, effect: Effect, step: Step, chain: Chain, chains: Sequence[Chain | None]
+    ) -> Made:
+        """Make the layer of ``effect`` on ``chain``. Raises what the effect raises."""
+        draft = self._snapshotter.prepare(chain)
+        try:
+            owners = self._apply(effect, step, draft, chains)
+            return Made(self._snapshotter.commit(draft, owners), {})
+        finally:
+            self._snapshotter.discard(draft)
+
+    def _apply(
+        self, effect: Effect, step: Step, draft: Draft, chains: Sequence[Chain | None]
+    ) -> Owners:
+        match effect:
+            case RunEffect():
+                return self._run(effect, step, draft, chains)
+            case CopyEffect():
+                source = None
+                if effect.sources:
+                    source = self._source(step.origins[0], chains[0])
+                result = copy_files(_copy_spec(effect), source, draft.root, now=self._now())
+                self._lost("this file system keeps no user attributes" * bool(result.unrecorded))
+                return result.owners
+            case AddEffect():
+                spec = _add_spec(effect)
+                context = self._context_if_any(effect)
+                chosen = choose_added(spec, context)
+                at = self._now() or time.time_ns()
+                added = add(spec, context, draft.root, chosen, self._remotes(effect), now=at)
+                self._lost("this file system keeps no user attributes" * bool(added.unrecorded))
+                return added.owners
+            case WorkdirEffect():
+                return _workdir(effect, draft.root)
+            case RsyncEffect():
+                from ch_image.build.rsync import carry_out as rsync
+
+                return rsync(effect, self._inputs.context(), draft.root)
+            case _:
+                assert_never(effect)
+
+    def _now(self) -> int | None:
+        epoch = self._options.epoch
+        return None if epoch is None else epoch * 1_000_000_000
+
+    def _context_if_any(self, effect: AddEffect) -> Context | None:
+        if self._options.context is None or all(map(is_remote, effect.sources)):
+            return None
+        return self._inputs.context()
+
+    def _remotes(self, effect: AddEffect) -> Remotes:
+        """What is fetched for the key is there when the step is carried out."""
+        found = self._fetched.get(effect)
+        if found is None:
+            fetch = self._options.fetch or _no_network
+            scratch = self._stack.enter_context(self._storage.scratch())
+            found = Remotes(
+                scratch, fetch, checksum=effect.checksum, keep_git_dir=effect.keep_git_dir
+            )
+            self._fetched[effect] = found
+        return found
+
+    def _run(
+        self, effect: RunEffect, step: Step, draft: Draft, chains: Sequence[Chain | None]
+    ) -> Owners:
+        from ch_image.build.run_mounts import RunMounts
+
+        options = self._options
+        settings = RunSettings(
+            options.force == "seccomp", options.binds, options.hosts, options.network
+        )
+        mounts = RunMounts(options, self._storage, self._source)
+        with mounts.prepared(effect, step, chains) as (operations, env):
+            if env:
+                effect = effect._replace(passed={**effect.passed, **env})
+            ran = run_command(
+                effect,
+                draft.root,
+                settings,
+                operations,
+                self._launcher,
+                lambda line: self._report(Output(step.line, step.stage_name, line)),
+                self._describe,
+                self._cancel,
+            )
+        self.notifications += ran.notifications
+        self._lost(ran.lost)
+        return ran.owners
+
+    def _describe(self, plan: Container) -> None:
+        if self._options.verbose:
+            self._report(Detail("python3 -m ch_image.sandbox " + _shown(plan), 2))
+
+    def _lost(self, why: str) -> None:
+        if why and not self._warned:
+            self._warned = True
+            self._report(Warned(f"owners other than root are lost: {why}"))
+
+
+def _shown(plan: Container) -> str:
+    """The plan as a shell command; values of variables are left out, they may be secret."""
+    import shlex
+
+    words = plan.words()
+    for n, word in enumerate(words):
+        if word == "--":
+            break
+        if word in ("--setenv", "--file"):
+            words[n + (2 if word == "--setenv" else 3)] = "..."
+    return shlex.join(words)
+
+
+def _copy_spec(effect: CopyEffect | AddEffect) -> CopySpec:
+    documents = tuple(Document(f.path, os.fsencode(f.data)) for f in effect.files)
+    return CopySpec(
+        effect.sources,
+        effect.destination,
+        effect.chown,
+        effect.chmod,
+        effect.link,
+        isinstance(effect, CopyEffect) and effect.parents,
+        effect.exclude,
+        documents,
+    )
+
+
+def _add_spec(effect: AddEffect) -> AddSpec:
+    return AddSpec(_copy_spec(effect), effect.checksum, effect.keep_git_dir, effect.unpack)
+
+
+def _no_network(url: str, sink: Callable[[bytes], object], /) -> str:
+    raise BuildError("URLs cannot be fetched here")
+
+
+def _workdir(effect: WorkdirEffect, root: str) -> Owners:
+    """Make the directory and what is missing above it. Raises BuildError."""
+    with Tree(root) as tree:
+        uid, gid = lookup.identity(tree, effect.user)[:2] if effect.user else (0, 0)
+
+        def own(fd: int, path: str) -> None:
+            if (uid, gid) != (0, 0):
+                records.write(fd, records.Recorded(uid, gid, 0o755, "dir"))
+
+        try:
+            tree.mkdirs(effect.path, 0o755, own)
+        except (NotADirectoryError, FileExistsError):
+            raise BuildError(f"{effect.path} is there already, and is no directory") from None
+        except OSError as error:
+            raise BuildError(f"cannot make {effect.path}: {error.strerror}") from None
+    return {}

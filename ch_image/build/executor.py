@@ -1,0 +1,369 @@
+"""Builds an image: looks each step of the plan up, carries out what is missing, names the result.
+
+A step goes: fold the instruction over the state of its stage (pure), digest what it reads, ask
+the cache; on a miss, lend a draft of the parent's layers to the effect and commit it as one layer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ch_image.build.args import make_scope, unused_build_args
+from ch_image.build.effectors import Effectors, Made
+from ch_image.build.effects import Effect
+from ch_image.build.fold import fold
+from ch_image.build.inputs import Inputs
+from ch_image.build.key import CacheKey, StepKey, base_key, explain, step_key
+from ch_image.build.options import BuildOptions, BuildResult
+from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
+from ch_image.build.plan import Plan, Step, plan, with_triggers
+from ch_image.build.publish import publish
+from ch_image.build.schedule import Cancel, Work
+from ch_image.build.schedule import run as run_steps
+from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
+from ch_image.dockerfile.ast import Dockerfile, From, Run
+from ch_image.errors import BuildError, ChError, DockerfileError, ImageError, printable
+from ch_image.model.digest import digest_of
+from ch_image.model.oci import canonical_json, config_json
+from ch_image.model.platforms import Platform, host_platform
+from ch_image.report import Detail, Info, Reporter, StepDone, StepHit, StepStarted, Warned
+from ch_image.sandbox import userns
+from ch_image.storage.cache import CacheRecord
+from ch_image.storage.images import Image
+from ch_image.storage.layers import Chain
+from ch_image.storage.store import Storage
+
+
+class Outcome(NamedTuple):
+    """Where a stage stands after a step."""
+
+    state: BuildState
+    chain: Chain
+    parent: CacheKey
+
+
+def build(options: BuildOptions, storage: Storage, report: Reporter) -> BuildResult:
+    """Build ``options.target`` and name it. The storage's lock is held by the caller.
+
+    Raises DockerfileError and the like at the first fault; then no tag has changed.
+    """
+    dockerfile = _parse(options, storage)
+    for name in unused_build_args(dockerfile, options.build_args):
+        report(
+            Warned(f"--build-arg {printable(name, 100)}: no ARG of the Dockerfile has this name")
+        )
+    scope = make_scope(
+        dockerfile,
+        build_args=options.build_args,
+        passed=options.passed,
+        platform=options.platform,
+        target=options.target,
+    )
+    todo = plan(dockerfile, scope, target=options.target, contexts=frozenset(options.contexts))
+    userns.enter()
+    builder = _Build(options, storage, report, todo)
+    try:
+        run_steps(builder, options.jobs, builder.cancel)
+        return builder.finish()
+    finally:
+        builder.close()
+
+
+def _parse(options: BuildOptions, storage: Storage) -> Dockerfile:
+    from ch_image.build.parsed import parse_cached
+
+    name = os.path.basename(options.dockerfile) if options.dockerfile != "-" else "Dockerfile"
+    return parse_cached(options.text, name, os.path.join(storage.path, "context"))
+
+
+class _Build:
+    """One build under way; an `Agenda`."""
+
+    def __init__(
+        self, options: BuildOptions, storage: Storage, report: Reporter, todo: Plan
+    ) -> None:
+        self._options, self._storage, self._report, self._plan = options, storage, report, todo
+        self.cancel = Cancel()
+        self._snapshotter = storage.snapshotter(options.snapshotter)
+        self._inputs = Inputs(options, storage, self._snapshotter)
+        self._effectors = Effectors(
+            options, storage, self._snapshotter, self._inputs, report, self.cancel
+        )
+        self._done: dict[int, Outcome] = {}
+        self._taken: set[int] = set()
+        self._explained: set[int] = set()
+        self._executed = 0
+        self._runs = 0
+
+    def close(self) -> None:
+        """End containers, unmount, keep what was learnt."""
+        self._effectors.close()
+        self._inputs.close()
+        self.cancel.close()
+
+    # -- the agenda --
+
+    def ready(self) -> list[int]:
+        """See `Agenda`."""
+        out = [
+            step.id
+            for step in self._plan.steps
+            if step.id not in self._taken and all(n in self._done for n in step.needs)
+        ]
+        self._taken.update(out)
+        return out
+
+    def done(self, step: int, result: Outcome) -> None:
+        """See `Agenda`."""
+        self._done[step] = result
+
+    def look(self, number: int) -> Outcome | Work[Outcome]:
+        """See `Agenda`."""
+        step = self._plan.step(number)
+        with _placed(step):
+            if isinstance(step.instruction, From):
+                return self._from(step)
+            return self._instruction(step)
+
+    # -- FROM --
+
+    def _from(self, step: Step) -> Outcome | Work[Outcome]:
+        origin = step.origins[0]
+        match origin:
+            case StageOrigin(stage):
+                before = self._done[self._plan.stages[stage].last]
+                state = start_stage(before.state)
+                self._hit(step)
+                return self._started(step, Outcome(state, before.chain, before.parent))
+            case ImageOrigin(reference):
+                image = self._inputs.present(reference)
+                if image is None:
+                    return Work(f"image {reference}", lambda: self._pull(step, reference))
+                return self._based(step, image)
+            case ContextOrigin(name):
+                named = self._inputs.named_image(name)
+                if named is None:
+                    raise BuildError(
+                        f'the build context "{printable(name, 60)}" is a directory, not an image',
+                        hint="COPY --from it onto FROM scratch",
+                    )
+                return self._based(step, named)
+            case _:
+                platform = self._stage_platform(step)
+                key = base_key("scratch", str(platform))
+                self._hit(step)
+                return self._started(step, Outcome(start_scratch(platform), (), key.chain))
+
+    def _stage_platform(self, step: Step) -> Platform:
+        stage = self._plan.stages[step.stage]
+        return stage.platform or self._options.platform or host_platform()
+
+    def _pull(self, step: Step, reference: str) -> Outcome:
+        self._start(step)
+        with _placed(step):
+            image = self._inputs.image(reference, always=self._options.always_pull)
+            return self._based(step, image, hit=False)
+
+    def _based(self, step: Step, image: Image, *, hit: bool = True) -> Outcome:
+        if hit:
+            self._hit(step)
+        what = image.manifest.digest if image.manifest else _identity(image)
+        key = base_key(what, str(image.config.platform))
+        outcome = Outcome(start_image(image.config), image.layers, key.chain)
+        triggers = image.config.config.on_build
+        if triggers:
+            count = len(triggers)
+            self._report(Info(f"running {count} ONBUILD trigger{'s' * (count > 1)} of the base"))
+            self._plan = with_triggers(self._plan, step.stage, triggers)
+        return self._started(step, outcome)
+
+    def _started(self, step: Step, outcome: Outcome) -> Outcome:
+        """FROM may set ARGs of its own (Charliecloud's ``--arg``)."""
+        folded = fold(outcome.state, step.instruction, self._plan.scope, step.source)
+        return outcome._replace(state=folded.state)
+
+    # -- all others --
+
+    def _instruction(self, step: Step) -> Outcome | Work[Outcome]:
+        before = self._before(step)
+        folded = fold(before.state, step.instruction, self._plan.scope, step.source)
+        effect = folded.effect
+        chains = [self._chain_of(origin) for origin in step.origins]
+        content: Mapping[str, str] = {}
+        if effect is not None:
+            content = self._effectors.content(effect, step.origins, chains)
+        key = step_key(
+            folded,
+            parent=before.parent,
+            platform=str(before.state.platform),
+            content=content,
+            options=self._run_options(),
+        )
+        record = self._lookup(step, key)
+        if record is not None:
+            self._hit(step)
+            return self._after(before, folded, key, record)
+        if self._options.dry_run:
+            self._start(step)
+            return Outcome(folded.state, before.chain, key.chain)
+        self._explain(step, key)
+        if effect is None:
+            self._start(step)
+            return self._record(step, before, folded, key, None, 0.0)
+        return Work(key.key, lambda: self._execute(step, before, folded, effect, key, chains))
+
+    def _execute(
+        self,
+        step: Step,
+        before: Outcome,
+        folded: Folded,
+        effect: Effect,
+        key: StepKey,
+        chains: Sequence[Chain | None],
+    ) -> Outcome:
+        began = time.monotonic()
+        self._start(step)
+        with _placed(step):
+            made: Made = self._effectors.carry_out(effect, step, before.chain, chains)
+            seconds = time.monotonic() - began
+            outcome = self._record(step, before, folded, key, made, seconds)
+        self._report(StepDone(step.line, step.stage_name, seconds))
+        return outcome
+
+    def _before(self, step: Step) -> Outcome:
+        """The outcome that ``step`` continues: its stage's step before it."""
+        steps = self._plan.stages[step.stage].steps
+        return self._done[steps[steps.index(step.id) - 1]]
+
+    def _chain_of(self, origin: Origin | None) -> Chain | None:
+        """The layers of a stage or image; None: a context."""
+        match origin:
+            case StageOrigin(stage):
+                return self._done[self._plan.stages[stage].last].chain
+            case ImageOrigin(reference):
+                image = self._inputs.present(reference) or self._inputs.image(reference)
+                return image.layers
+            case ScratchOrigin():
+                return ()
+            case ContextOrigin(name):
+                named = self._inputs.named_image(name)
+                return named.layers if named else None
+            case _:
+                return None
+
+    def _run_options(self) -> dict[str, str]:
+        options = self._options
+        out = {"--force": options.force}
+        if options.network != "default":
+            out["--network"] = options.network
+        for source, target in options.binds:
+            out[f"--bind {target}"] = source
+        for name, address in options.hosts:
+            out[f"--add-host {name}"] = address
+        if options.force_cmds:
+            out["--force-cmd"] = repr(options.force_cmds)
+        return out
+
+    # -- the cache --
+
+    def _lookup(self, step: Step, key: StepKey) -> CacheRecord | None:
+        if self._options.cache != "enabled" or step.stage_name in self._options.no_cache_stages:
+            return None
+        return self._storage.cache.get(key.key)
+
+    def _after(self, before: Outcome, folded: Folded, key: StepKey, record: CacheRecord) -> Outcome:
+        chain = before.chain if record.layer is None else (*before.chain, record.layer)
+        return Outcome(folded.state, chain, key.chain)
+
+    def _record(
+        self,
+        step: Step,
+        before: Outcome,
+        folded: Folded,
+        key: StepKey,
+        made: Made | None,
+        seconds: float,
+    ) -> Outcome:
+        now = time.time()
+        layer = made.layer if made else None
+        text = printable(step.instruction.text, 200)
+        inputs = {**key.inputs, **(made.named if made else {})}
+        record = CacheRecord(key.key, key.slot, text, layer, inputs, now, now, seconds)
+        if self._options.cache != "disabled":
+            self._storage.cache.put(record)
+        return self._after(before, folded, key, record)
+
+    def _explain(self, step: Step, key: StepKey) -> None:
+        """Say, once a stage, why the first step that misses did."""
+        if not self._options.verbose or step.stage in self._explained:
+            return
+        self._explained.add(step.stage)
+        old = self._storage.cache.by_parent(key.slot)
+        if old is None:
+            return
+        word = step.instruction.text.split()[0].upper()
+        why = explain(old.inputs, key.inputs)
+        if why:
+            shown = printable(", ".join(why[:5]), 300)
+            self._report(Detail(f"{word} (line {step.line}) misses: {shown}"))
+
+    # -- what is told --
+
+    def _text(self, step: Step) -> str:
+        text = " ".join(step.instruction.text.split())
+        if isinstance(step.instruction, Run):
+            letter = {"seccomp": "S", "fakeroot": "F"}.get(self._options.force, "N")
+            word, _, rest = text.partition(" ")
+            return f"{word.upper()}.{letter} {rest}"
+        return text
+
+    def _hit(self, step: Step) -> None:
+        self._report(StepHit(step.line, step.stage_name, self._text(step)))
+
+    def _start(self, step: Step) -> None:
+        self._executed += 1
+        self._runs += isinstance(step.instruction, Run)
+        self._report(StepStarted(step.line, step.stage_name, self._text(step)))
+
+    def finish(self) -> BuildResult:
+        """Name what was built. Raises StorageError."""
+        count = len(self._plan.steps)
+        notifications = self._effectors.notifications
+        if self._options.dry_run:
+            return BuildResult(None, count, self._executed, self._runs, notifications)
+        final = self._done[self._plan.stages[self._plan.target].last]
+        image = publish(self._options, self._storage, final.state, final.chain)
+        return BuildResult(image, count, self._executed, self._runs, notifications)
+
+
+def _identity(image: Image) -> str:
+    """What an image that was built or imported here is: its layers and its config."""
+    meaning = [list(image.layers), config_json(image.config._replace(created="", history=()))]
+    return digest_of(canonical_json(meaning))
+
+
+class _placed:
+    """Faults in a step that know no place get the step's."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, BuildError | ImageError) or isinstance(error, DockerfileError):
+            return
+        step = self._step
+        word = step.instruction.text.split()[0].upper()
+        message = str(error) if str(error).startswith(word) else f"{word}: {error}"
+        raise step.source.fault(step.instruction.span, message, hint=error.hint) from error
+
+
+def fault_of(error: ChError) -> ChError:
+    """The fault behind a placed one: what carries an exit code, for instance."""
+    cause = error.__cause__
+    return cause if isinstance(cause, ChError) else error

@@ -1,0 +1,123 @@
+"""Where the files of COPY, ADD and mounts come from: contexts, stages, images.
+
+Opened when first asked for and kept for the build, for a walk over a context and a view of an
+image serve every step that reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+
+from ch_image.build.context import Context, read_rules
+from ch_image.build.options import BuildOptions
+from ch_image.build.source import ImageSource, Source
+from ch_image.build.statindex import Memo
+from ch_image.errors import BuildError, UsageError, printable
+from ch_image.model.ref import parse_ref
+from ch_image.storage.images import Image
+from ch_image.storage.layers import Chain
+from ch_image.storage.snapshots.base import Snapshotter, merged_owners
+from ch_image.storage.store import Storage
+
+_PREFIXES = ("docker-image://", "image:")
+_LAYOUT = ("oci-layout://", "oci-layout:")
+
+
+class Inputs:
+    """The sources of one build. May be used from several threads."""
+
+    def __init__(self, options: BuildOptions, storage: Storage, snapshotter: Snapshotter) -> None:
+        self._options = options
+        self._storage = storage
+        self._snapshotter = snapshotter
+        self._digests = os.path.join(storage.path, "context")
+        self._lock = threading.Lock()
+        self._open = ExitStack()
+        self._contexts: dict[str, Context] = {}
+        self._trees: dict[Chain, ImageSource] = {}
+        self.memo = Memo(self._digests)
+
+    def close(self) -> None:
+        """Keep what was learnt about contexts and unmount views."""
+        for context in self._contexts.values():
+            try:
+                context.save()
+            except OSError:  # the next build hashes again
+                pass
+            context.close()
+        for tree in self._trees.values():
+            tree.close()
+        self._open.close()
+
+    def context(self) -> Context:
+        """The build context. Raises BuildError when there is none."""
+        root = self._options.context
+        if root is None:
+            raise BuildError(
+                "there is no build context to copy from",
+                hint="give a directory as CONTEXT, and the Dockerfile with -f",
+            )
+        return self._context("", root, self._options.dockerfile)
+
+    def named(self, name: str) -> Source:
+        """The directory that ``--build-context NAME=`` gives. Raises BuildError, UsageError."""
+        value = self._options.contexts[name]
+        if not os.path.isdir(value):
+            raise UsageError(
+                f"--build-context {printable(name, 60)}: no directory {printable(value, 300)}",
+                hint="write NAME=DIRECTORY or NAME=docker-image://IMAGE",
+            )
+        return self._context(name, value, "")
+
+    def _context(self, name: str, root: str, dockerfile: str) -> Context:
+        with self._lock:
+            found = self._contexts.get(name)
+            if found is None:
+                beside = dockerfile if dockerfile not in ("", "-") else ""
+                rules = read_rules(root, beside)
+                what = f'the build context "{name}"' if name else "the build context"
+                found = Context(root, rules[1] if rules else None, self._digests, what)
+                self._contexts[name] = found
+            return found
+
+    def named_image(self, name: str) -> Image | None:
+        """The image that ``--build-context NAME=`` gives, None when it is a directory."""
+        value = self._options.contexts[name]
+        for prefix in _PREFIXES:
+            if value.startswith(prefix):
+                return self.image(value[len(prefix) :])
+        if value.startswith(_LAYOUT):
+            raise UsageError(
+                "an OCI layout cannot be a build context yet",
+                hint="ch-image import it and name the image",
+            )
+        return None
+
+    def image(self, reference: str, *, always: bool = False) -> Image:
+        """An image by reference, pulled when it is not in storage. Raises what a pull raises."""
+        ref = parse_ref(reference, self._options.default_registry)
+        return self._options.pull(ref, self._options.platform, always)
+
+    def present(self, reference: str) -> Image | None:
+        """An image that needs no pull."""
+        if self._options.always_pull:
+            return None
+        ref = parse_ref(reference, self._options.default_registry)
+        found = self._storage.images.find(ref)
+        wanted = self._options.platform
+        if found is None or (wanted and wanted.rank(found.config.platform) is None):
+            return None
+        return found if not self._storage.layers.missing(found.layers) else None
+
+    def tree(self, chain: Chain) -> ImageSource:
+        """The files of a stage or image, mounted for reading."""
+        with self._lock:
+            found = self._trees.get(chain)
+            if found is None:
+                root = self._open.enter_context(self._snapshotter.view(chain))
+                owners = merged_owners(self._storage.layers, chain)
+                found = ImageSource(root, owners, " ".join(chain))
+                self._trees[chain] = found
+            return found
