@@ -6,6 +6,7 @@ How trees are mounted or made is the snapshotters' business.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -44,7 +45,6 @@ class LayerRecord(NamedTuple):
     owners: Mapping[str, tuple[int, int]]  # path without leading "/" -> owner no xattr can hold
     created: float  # Unix time
     lower: Chain = ()  # the layers below, when the tree holds content that was taken from them
-    whiteouts: tuple[str, ...] = ()  # hidden paths, where the kernel refuses 0:0 devices
     merged: Chain = ()  # the layers that this one stands for
 
 
@@ -115,7 +115,6 @@ class Layers:
         blob: Descriptor | None = None,
         owners: Mapping[str, tuple[int, int]] | None = None,
         lower: Chain = (),
-        whiteouts: tuple[str, ...] = (),
         merged: Chain = (),
         layer: LayerId | None = None,
     ) -> LayerId:
@@ -129,9 +128,7 @@ class Layers:
         self._durability.watch()
         for _ in range(8):
             name = layer or LayerId(random_name())
-            record = LayerRecord(
-                name, diff_id, blob, owners or {}, time.time(), lower, whiteouts, merged
-            )
+            record = LayerRecord(name, diff_id, blob, owners or {}, time.time(), lower, merged)
             with faults("store a layer"):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{staged}/record")
@@ -141,7 +138,7 @@ class Layers:
                 except FileExistsError:
                     pass
                 except OSError as error:
-                    if error.errno != _ENOTEMPTY:
+                    if error.errno != errno.ENOTEMPTY:
                         raise
                 else:
                     if diff_id:
@@ -210,9 +207,6 @@ class Layers:
             os.close(fd)
 
 
-_ENOTEMPTY = 39
-
-
 def _stamp(words: list[str]) -> Stamp:
     try:
         return Stamp(words[1], int(words[2]))
@@ -227,7 +221,6 @@ def _encode(record: LayerRecord, stamp: Stamp) -> bytes:
         "owners": {path: list(owner) for path, owner in record.owners.items()},
         "created": record.created,
         "lower": record.lower,
-        "whiteouts": record.whiteouts,
         "merged": record.merged,
     }
     kept = {key: item for key, item in value.items() if item not in (None, (), {})}
@@ -246,7 +239,6 @@ def _decode(layer: LayerId, value: dict[str, Any], where: str) -> LayerRecord:
             {path: (int(o[0]), int(o[1])) for path, o in value.get("owners", {}).items()},
             float(value["created"]),
             tuple(value.get("lower", ())),
-            tuple(value.get("whiteouts", ())),
             tuple(value.get("merged", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ImageError):

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from ch_image.fs import whiteouts
+from ch_image.fs.directories import Directories
+from ch_image.storage.faults import faults
 from ch_image.storage.layers import Chain, LayerId, Layers
 
 
@@ -62,37 +65,35 @@ def merged_owners(layers: Layers, chain: Chain) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for layer in chain:
         record = layers.get(layer)
-        tree = layers.tree(layer)
-        hidden = frozenset(record.whiteouts)
         if found:
-            found = {p: o for p, o in found.items() if not _covered(tree, p, hidden)}
+            with faults("read a layer"), Directories(layers.tree(layer)) as tree:
+                found = {p: o for p, o in found.items() if not _covered(tree, os.fsencode(p))}
         found.update(record.owners)
     return found
 
 
-def _covered(tree: str, path: str, hidden: frozenset[str]) -> bool:
-    """Whether the layer at ``tree`` hides or replaces the lower entry ``path``."""
-    at = ""
-    parts = path.split("/")
-    for index, part in enumerate(parts):
-        at = f"{at}/{part}" if at else part
-        if at in hidden:
+def _covered(tree: Directories, path: bytes) -> bool:
+    """Whether a layer hides or replaces the lower entry ``path``."""
+    at = b""
+    for name in path.split(b"/"):
+        here = tree.get(at)
+        if at and whiteouts.is_opaque(here):
             return True
-        full = os.path.join(tree, at)
-        try:
-            mode = os.lstat(full).st_mode
-        except (FileNotFoundError, NotADirectoryError):
+        marker = state_of(here, whiteouts.PREFIX + name)
+        if marker and stat.S_ISREG(marker.st_mode):
+            return True
+        at = at + b"/" + name if at else name
+        state = state_of(here, name)
+        if state is None:
             return False
-        if not stat.S_ISDIR(mode) or index == len(parts) - 1:
+        if not stat.S_ISDIR(state.st_mode):
             return True
-        if is_opaque(full):
-            return True
-    return False
+    return True  # a directory has taken the place of what had the owner
 
 
-def is_opaque(directory: str) -> bool:
-    """Whether a directory of a layer hides the lower ones."""
+def state_of(dir_fd: int, name: bytes) -> os.stat_result | None:
+    """lstat of a name in an open directory; None when there is none."""
     try:
-        return os.getxattr(directory, "user.overlay.opaque", follow_symlinks=False) == b"y"
-    except OSError:
-        return False
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
