@@ -165,14 +165,14 @@ class _Adding:
         return None
 
     def _unpack(self, fd: int) -> None:
-        base = self._work.base()
+        base = self._work.base(0o755)  # --chmod is not for archives
         kind = self._work.target.kind(base)
         if kind not in (None, stat.S_IFDIR):
             raise BuildError(
                 f"cannot unpack into /{printable(base)}, which is a file",
                 hint="archives are unpacked into a directory; --unpack=false copies them",
             )
-        self._work.mkdirs(base)
+        self._work.mkdirs(base, 0o755)
         with os.fdopen(os.dup(fd), "rb") as file:
             file.seek(0)
             with open_reader(file) as stream:

@@ -134,24 +134,28 @@ class Copying:
             sum(placer.unrecorded for placer in self.placers),
         )
 
-    def base(self) -> str:
+    def base(self, mode: int = -1) -> str:
         """The destination with links followed and its parents made; it may not exist itself."""
         if self._base is None:
             text = self.destination
             parent = text if text.endswith("/") else posixpath.dirname(text)
-            self.mkdirs(parent.strip("/"))
-            self._base = self.target.follow(text.strip("/"), self.mkdirs)
+            self.mkdirs(parent.strip("/"), mode)
+            self._base = self.target.follow(text.strip("/"), lambda path: self.mkdirs(path, mode))
         return self._base
 
-    def mkdirs(self, path: str) -> None:
-        """Make a directory of the image and what is missing above it."""
+    def mkdirs(self, path: str, mode: int = -1) -> None:
+        """Make a directory of the image and what is missing above it.
+
+        Without ``mode`` they are 755, or what an octal ``--chmod`` says.
+        """
+        bits = self._new_dirs if mode < 0 else mode
         placer = self._placer(_NOWHERE)
         uid, gid = self.policy.owner or (0, 0)
 
         def own(fd: int, made: str) -> None:
-            placer.record(fd, Recorded(uid, gid, self._new_dirs, "dir"))
+            placer.record(fd, Recorded(uid, gid, bits, "dir"))
 
-        self.target.mkdirs(path, self._new_dirs, own)
+        self.target.mkdirs(path, bits, own)
 
     def selection(self, selection: Selection, source: Source) -> None:
         """Copy what was selected in ``source``, in order."""

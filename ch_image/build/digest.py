@@ -87,7 +87,8 @@ class _Digester:
                 for level in levels(self._source, match, selection.exclude):
                     parts.append((b"L" + os.fsencode(level.rel), self._look(level)))
             else:
-                parts.append((b"F", self._look(_alone(self._source, match))))
+                label = b"F" + os.fsencode(match.name)
+                parts.append((label, self._look(_alone(self._source, match))))
         pending = [part for _, part in parts if isinstance(part, _Pending)]
         _hash_all(self._source, pending, self._owners)
         total = hashlib.sha256(b"ch-image selection 1\n")
@@ -137,7 +138,7 @@ class _Digester:
 
 
 def _alone(source: Source, match: Match) -> Level:
-    """A single file as if it were alone in its directory, under the name it will have."""
+    """A single file as if it were alone in its directory."""
     row = source.row(match.path)
     directory = match.path.rpartition("/")[0]
     return Level(directory, "", [row] if row is not None else [], False, frozenset())

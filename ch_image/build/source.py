@@ -12,6 +12,7 @@ there may be very many; its fields are the constants NAME to LINKS below.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -21,6 +22,7 @@ from typing import Final, Protocol, TypeAlias
 
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
+from ch_image.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 Row: TypeAlias = tuple[str, int, int, int, int, int, int, int]
 NAME: Final = 0
@@ -33,6 +35,7 @@ DEVICE: Final = 6
 LINKS: Final = 7
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEP = 15  # components that one call resolves
 _MAX_LINKS = 255  # as many as BuildKit follows before it gives up
 
 
@@ -311,8 +314,25 @@ class ImageSource(Source):
 
 def open_directory(root: int, path: str) -> int:
     """A descriptor of the directory at ``path`` under ``root``; no link is followed."""
+    names = path.split("/") if path else []
     fd = os.open(".", DIRECTORY, dir_fd=root)
-    for name in path.split("/") if path else ():
+    while len(names) > _DEEP:
+        # The kernel walks many at once; but a path has 4095 bytes at most, a name 255.
+        try:
+            below = openat2(
+                fd,
+                "/".join(names[:_DEEP]),
+                DIRECTORY,
+                resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):  # before Linux 5.6, or a filter
+                os.close(fd)
+                raise
+            break
+        os.close(fd)
+        fd, names = below, names[_DEEP:]
+    for name in names:
         try:
             below = os.open(name, DIRECTORY, dir_fd=fd)
         finally:
