@@ -1,0 +1,85 @@
+"""The filter of root emulation, run on a small interpreter of classic BPF."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from ch_image.sandbox import seccomp
+
+ALLOW, NOTIFY = seccomp.RET_ALLOW, seccomp.RET_USER_NOTIF
+DONE, NO_SUCH_CALL = seccomp.RET_ERRNO, seccomp.RET_ERRNO | 38
+
+
+def verdict(program: bytes, arch: int, number: int, *args: int) -> int:
+    """What the kernel would do with the call (Linux, Documentation/networking/filter.rst)."""
+    words = [*args, 0, 0, 0, 0, 0, 0][:6]
+    data = struct.pack("<iIQ6Q", number, arch, 0, *words)
+    code = list(struct.iter_unpack("<HBBI", program))
+    at = accumulator = 0
+    for _ in range(len(code)):
+        op, yes, no, value = code[at]
+        at += 1
+        if op == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, value)
+        elif op == 0x06:
+            return int(value)
+        else:
+            holds = {
+                0x15: accumulator == value,
+                0x35: accumulator >= value,
+                0x45: bool(accumulator & value),
+            }[op]
+            at += yes if holds else no
+    raise AssertionError("the program does not end")
+
+
+CREATE = 0o101
+ARG_OF_FLAGS = {"open": (0, CREATE), "openat": (0, 0, CREATE)}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_listed_call_of_every_abi_is_notified(machine: str) -> None:
+    program = seccomp.program(machine=machine)
+    for arch, table in seccomp.abis(machine):
+        for name, number in table.items():
+            args = {"prctl": (8, 1)}.get(name) or ARG_OF_FLAGS.get(name, (0, 33, 33))
+            expected = DONE if name == "capset" else NOTIFY
+            assert verdict(program, arch, number, *args) == expected, (hex(arch), name)
+
+
+X86 = seccomp.AUDIT_X86_64
+CASES = {
+    "read": (X86, 0, (), ALLOW),
+    "execve is asked about": (X86, 59, (), NOTIFY),
+    "an open for reading runs free": (X86, 2, (0, 0), ALLOW),
+    "an openat for reading runs free": (X86, 257, (0, 0, 0o2000000), ALLOW),
+    "an openat that may create": (X86, 257, (0, 0, 0o102), NOTIFY),
+    "prctl of anything else": (X86, 157, (15,), ALLOW),
+    "prctl PR_SET_KEEPCAPS": (X86, 157, (8, 1), NOTIFY),
+    "x32 does not exist here": (X86, 0x40000000 | 1, (), NO_SUCH_CALL),
+    "an unknown ABI is left alone": (0xC00000F3, 54, (), ALLOW),
+    "i386 chown32": (seccomp.AUDIT_I386, 212, (), NOTIFY),
+    "a number of another ABI": (seccomp.AUDIT_I386, 92, (), ALLOW),
+}
+
+
+@pytest.mark.parametrize(("arch", "number", "args", "expected"), CASES.values(), ids=CASES.keys())
+def test_other_calls_run_at_full_speed(
+    arch: int, number: int, args: tuple[int, ...], expected: int
+) -> None:
+    assert verdict(seccomp.program(machine="x86_64"), arch, number, *args) == expected
+
+
+def test_without_a_listener_owners_succeed_and_identities_stay_native() -> None:
+    program = seccomp.program(notify=False, machine="x86_64")
+    table = dict(seccomp.abis("x86_64"))[X86]
+    for name in ("chown", "fchownat", "setuid", "setgroups", "capset"):
+        assert verdict(program, X86, table[name], 0, 33, 33) == DONE, name
+    for name in ("getuid", "mkdir", "execve", "mknod"):
+        assert verdict(program, X86, table[name]) == ALLOW, name
+
+
+def test_jumps_fit_and_the_program_is_short() -> None:
+    assert len(seccomp.program(machine="x86_64")) // 8 < 4096  # BPF_MAXINSNS
