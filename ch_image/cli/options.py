@@ -133,6 +133,16 @@ class Parsed:
         """All of the option's values."""
         return tuple(self._texts.get(self._known(dest), ()))
 
+    def onto(self, before: Parsed) -> Parsed:
+        """This after ``before`` as if both were one line: counts add, lists join."""
+        for dest, texts in before._texts.items():
+            mine = self._texts.get(dest, [])
+            many = self._declared[dest].kind == _VALUES
+            self._texts[dest] = texts + mine if many else mine or texts
+            self._counts[dest] = before._counts[dest] + self._counts.get(dest, 0)
+        self.given = before.given + self.given
+        return self
+
     def over(self, before: Parsed) -> Parsed:
         """This on top of what stood ``before`` the sub-command: the later replaces the earlier."""
         for dest, texts in before._texts.items():

@@ -27,33 +27,10 @@ _COMPRESSIONS = (
     ("xz", (".xz", ".txz")),
 )
 # A single directory of one of these names is the image's own, not one around it.
-_STANDARD = frozenset(
-    {
-        "bin",
-        "boot",
-        "dev",
-        "etc",
-        "home",
-        "lib",
-        "lib32",
-        "lib64",
-        "media",
-        "mnt",
-        "opt",
-        "proc",
-        "root",
-        "run",
-        "sbin",
-        "srv",
-        "sys",
-        "tmp",
-        "usr",
-        "var",
-        "ch",
-        "nix",
-        "gnu",
-    }
-)
+_STANDARD = {
+    "bin", "boot", "ch", "dev", "etc", "gnu", "home", "lib", "lib32", "lib64", "media", "mnt",
+    "nix", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
+}  # fmt: skip
 
 
 class Joined:

@@ -1,0 +1,141 @@
+"""ch-run: a command in an image, in user and mount namespaces of its own, with the host's rest.
+
+The options and their meaning are Charliecloud's. The program replaces itself by the command, so
+it is the command's exit code that the caller sees, or 31 when it could not be started, 49 when
+there is no such command, 64 for a wrong command line, 87 for a feature that is not there. Modules
+are imported when they are needed: this program starts a thousand times at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ch_image import __version__
+from ch_image.cli import options
+from ch_image.cli.faults import Frame, run_program
+from ch_image.cli.log import Log
+from ch_image.errors import ChError, UsageError, printable
+
+FAULT, NO_COMMAND, WRONG_USAGE, NO_FEATURE = 31, 49, 64, 87
+FEATURES = {"extglob": True, "seccomp": True, "overlayfs": True, "squash": False}
+OPTIONS = (
+    options.values("-b --bind", "SRC[:DST]", "mount SRC at DST (default: the same path)"),
+    options.value("-c --cd", "DIR", "start in this directory of the image"),
+    options.flag("--env-no-expand", "don't expand $VAR in --set-env that follow"),
+    options.value("--feature", "FEAT", "exit 0 if there is this feature, else 87"),
+    options.value("-g --gid", "GID", "be this group inside"),
+    options.flag("--home", "mount your home directory at /home/$USER; implies -W"),
+    options.flag("-j --join", "not yet"),
+    options.value("--join-ct", "N", "not yet"),
+    options.value("--join-pid", "PID", "not yet"),
+    options.value("--join-tag", "TAG", "not yet"),
+    options.value("-m --mount", "DIR", "not yet"),
+    options.flag("--no-passwd", "leave /etc/passwd and /etc/group as they are in the image"),
+    options.count("-q --quiet", "say less; repeatable"),
+    options.value("-s --storage", "DIR", "storage directory (CH_IMAGE_STORAGE)"),
+    options.flag("--seccomp", "let calls succeed that only root may make"),
+    options.flag("-t --private-tmp", "a /tmp of its own instead of the host's"),
+    options.maybe("--set-env", "X", "", "set variables: VAR=VALUE, or a file of such lines;"
+                  " without X those of the image"),
+    options.maybe("--set-env0", "X", "", "the same, for a file separated by NUL"),
+    options.value("-u --uid", "UID", "be this user inside"),
+    options.value("--unset-env", "GLOB", "remove the variables that match"),
+    options.count("-v --verbose", "say more; repeatable"),
+    options.flag("-w --write", "mount the image for writing"),
+    options.maybe("-W --write-fake", "SIZE", "12%", "let writes succeed and forget them; they may"
+                  " take SIZE of memory"),
+    options.flag("--debug", "show where an error comes from"),
+    options.flag("--usage", "show the synopsis"),
+    options.flag("-h -? --help", "show this text"),
+    options.flag("-V --version", "print the version"),
+)  # fmt: skip
+ABOUT = (
+    "Runs CMD in an image: a directory, or the name of an image in ch-image's storage. The host's"
+    " /dev, /proc, /sys, /tmp and network names are there; everything else is the image's, and"
+    " read-only unless -w or -W is given."
+)
+_UNBUILT = ("join", "join-ct", "join-pid", "join-tag", "mount")
+
+
+class FeatureMissing(ChError):
+    """Something that Charliecloud's ch-run can do and this one cannot, or not here."""
+
+
+def main() -> int:
+    """The program ``ch-run``; its exit code where it has not become the command."""
+    return run_program(
+        lambda frame: ch_run(sys.argv[1:], dict(os.environ), frame),
+        usage_code=WRONG_USAGE,
+        fault_code=FAULT,
+    )
+
+
+def ch_run(argv: list[str], env: dict[str, str], frame: Frame) -> int:
+    """Carry out a command line. Raises what goes wrong; returns only without a command."""
+    parsed, command = split(argv)
+    frame.debug = parsed.has("debug")
+    program = options.Command("ch-run", "IMAGE -- CMD [ARG...]", ABOUT, OPTIONS, lambda _: 0)
+    if parsed.has("help"):
+        print(options.help_text("ch-run", program))
+        return 0
+    if parsed.has("usage"):
+        print("usage: ch-run [OPTION...] IMAGE -- CMD [ARG...]")
+        return 0
+    if parsed.has("version"):
+        print(__version__)
+        return 0
+    if parsed.has("feature"):
+        return 0 if has_feature(parsed.text("feature")) else NO_FEATURE
+    if parsed.count("quiet") and parsed.count("verbose"):
+        raise UsageError("--quiet and --verbose exclude each other")
+    if not parsed.words or not command:
+        what = "no command given" if parsed.words else "no image given"
+        raise UsageError(what, hint="usage: ch-run [OPTION...] IMAGE -- CMD [ARG...]")
+    frame.log = log = Log(env, quiet=parsed.count("quiet"))
+    for name in _UNBUILT:
+        if parsed.has(name):
+            log.error(f"--{name} is not built yet in this version", "")
+            return NO_FEATURE
+    from ch_image.cli.run_start import CommandMissing, start
+
+    try:
+        start(parsed, command, env, log)
+    except CommandMissing as error:
+        log.error(printable(str(error)), printable(error.hint))
+        return NO_COMMAND
+
+
+def split(argv: list[str]) -> tuple[options.Parsed, list[str]]:
+    """The options with IMAGE as their only word, and the command.
+
+    Options may stand before and after IMAGE; ``--`` or the next word begins the command, whose
+    own options are then its own.
+    """
+    parsed, rest = options.parse(argv, OPTIONS, until_operand=True)
+    parsed.words.clear()  # what stood behind a "--" is in rest as well
+    if not rest:
+        return parsed, []
+    image, behind = rest[0], rest[1:]
+    after, command = options.parse(behind, OPTIONS, until_operand=True)
+    after.words.clear()
+    merged = after.onto(parsed)
+    merged.words = [image]
+    return merged, command
+
+
+def has_feature(name: str) -> bool:
+    """Whether there is the feature. Raises UsageError for one that nobody has."""
+    if name == "tmpfs-xattrs":
+        release = os.uname().release.split(".")
+        return (int(release[0]), int(release[1].partition("-")[0])) >= (6, 6)
+    if name not in FEATURES:
+        raise UsageError(
+            f"unknown feature {printable(name, 60)!r}",
+            hint=f"there is {', '.join([*FEATURES, 'tmpfs-xattrs'])}",
+        )
+    return FEATURES[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""From ch-run's options to the running command.
+
+Order matters: the image is found and the environment settled with the host's eyes; then one user
+namespace in which we may mount, the image's root with the host's directories in it, a second user
+namespace that has the IDs asked for and no power over those mounts; then the command.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
+import os
+
+from ch_image.cli.environment import user_name
+from ch_image.cli.run_env import adjusted, edited
+from ch_image.cli.run_image import Guest, find
+from ch_image.errors import ChError, SandboxError, UsageError, printable
+from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox import userns
+from ch_image.sandbox.mounts import Bind, File, Operation, Tmpfs
+from ch_image.sandbox.plan import Plan
+from ch_image.sandbox.start import furnish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+    from ch_image.cli.log import Log
+    from ch_image.cli.options import Parsed
+
+# Of the host, where there is such a thing: names of machines, and what Crays need.
+_OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
+_CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
+_MAX_ENVIRONMENT = 4 << 20  # bytes of a file of variables
+
+
+class CommandMissing(ChError):
+    """There is no such command in the image, or it cannot be executed."""
+
+
+def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log) -> NoReturn:
+    """Become ``command`` in the image. Raises ChError, OSError."""
+    uid = identity("--uid", parsed.text("uid"), os.getuid())
+    gid = identity("--gid", parsed.text("gid"), os.getgid())
+    operations = binds(parsed.texts("bind"))
+    edits = environment_edits(parsed)
+    guest = find(parsed.words[0], parsed.text("storage"), host, log)
+    writing = parsed.has("write") and not parsed.has("write-fake")
+    if writing and guest.is_stored:
+        raise ChError(
+            "an image in storage cannot be written to",
+            hint="use -W for writes that are forgotten, or ch-convert it to a directory first",
+        )
+    userns.enter()
+    size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
+    root = guest.mount(size, writable=writing)
+    env = edited(
+        adjusted(host, _home(parsed, root, host)),
+        [edit if edit[1] != [""] else (edit[0], guest.environment(root), "/ch/environment")
+         for edit in edits],
+    )  # fmt: skip
+    plan = Plan(root, command)
+    plan.namespaces = []
+    plan.operations = [*_furniture(parsed, host, uid, gid), *operations]
+    plan.env, plan.cwd = env, parsed.text("cd", "/")
+    if parsed.count("verbose"):
+        log.line("plan: " + " ".join(map(printable, Plan.words(plan))))
+    _furnish(plan, writable=writing or bool(size))
+    _become(plan, uid, gid, seccomp=parsed.has("seccomp"))
+
+
+def _fakes(parsed: Parsed) -> bool:
+    return parsed.has("write-fake") or parsed.has("home")
+
+
+def identity(option: str, text: str, default: int) -> int:
+    """A user or group number. Raises UsageError."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text) < 0xFFFFFFFF):
+        raise UsageError(f"{option} takes a number, not {printable(text, 60)!r}")
+    return int(text)
+
+
+def binds(texts: tuple[str, ...]) -> list[Operation]:
+    """``SRC[:DST]`` as mounts; the destination is the source's path unless given."""
+    out: list[Operation] = []
+    for text in texts:
+        source, _, target = text.partition(":")
+        if not source:
+            raise UsageError(f"--bind: no source: {printable(text, 200)!r}")
+        if not os.path.exists(source):
+            raise ChError(f"can't bind: source not found: {printable(source, 300)}")
+        target = target or os.path.abspath(source)
+        out.append(Bind(os.path.abspath(source), target if target[0] == "/" else f"/{target}"))
+    return out
+
+
+def environment_edits(parsed: Parsed) -> list[tuple[str, list[str], str]]:
+    """``--set-env`` and its kin in their order; [""] stands for the image's own variables."""
+    edits: list[tuple[str, list[str], str]] = []
+    for option, text in parsed.given:
+        if option == "env-no-expand":
+            edits.append(("no-expand", [], ""))
+        elif option == "unset-env":
+            edits.append(("unset", [text], ""))
+        elif option in ("set-env", "set-env0"):
+            if "=" in text or not text:
+                edits.append(("set", [text], ""))
+            else:
+                edits.append(("set", _read_variables(text, option == "set-env0"), text))
+    return edits
+
+
+def _read_variables(path: str, nul: bool) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_ENVIRONMENT)
+    except OSError as error:
+        raise ChError(f"can't open: {printable(path, 300)}: {error.strerror}") from None
+    # An empty file sets nothing; it must not be taken for the sign of the image's own.
+    return [os.fsdecode(line) for line in data.split(b"\0" if nul else b"\n") if line]
+
+
+def _home(parsed: Parsed, root: str, host: Mapping[str, str]) -> str:
+    if parsed.has("home"):
+        return f"/home/{user_name(host)}"
+    return "/root" if os.path.isdir(f"{root}/root") else "/"
+
+
+def _furniture(parsed: Parsed, host: Mapping[str, str], uid: int, gid: int) -> list[Operation]:
+    """What every container gets from the host."""
+    out: list[Operation] = [Bind(path, path) for path in ("/dev", "/proc", "/sys")]
+    out += [Bind(path, path) for path in _OPTIONAL if os.path.exists(path)]
+    out += [Bind(source, target) for source, target in _CRAY if os.path.exists(source)]
+    if parsed.has("private-tmp"):
+        out.append(Tmpfs("/tmp", "mode=1777"))
+    else:
+        out.append(Bind(host.get("TMPDIR") or "/tmp", "/tmp"))
+    if not parsed.has("no-passwd"):
+        out.append(File("/etc/passwd", passwd(uid, gid, host)))
+        out.append(File("/etc/group", group(gid)))
+    if parsed.has("home"):
+        home = host.get("HOME", "")
+        if not os.path.isdir(home):
+            raise ChError("--home: HOME names no directory")
+        out.append(Bind(home, f"/home/{user_name(host)}"))
+    return out
+
+
+def passwd(uid: int, gid: int, host: Mapping[str, str]) -> str:
+    """/etc/passwd with root, nobody, and the user as the host knows it."""
+    lines = ["root:x:0:0:root:/root:/bin/sh", "nobody:x:65534:65534:nobody:/:/bin/false"]
+    if uid not in (0, 65534):
+        name, about = user_name(host) if uid == os.getuid() else "charlie", ""
+        import pwd
+
+        try:
+            known = pwd.getpwuid(uid)
+            name, about = known.pw_name, known.pw_gecos
+        except KeyError:
+            pass
+        lines.append(f"{name}:x:{uid}:{gid}:{about.replace(':', ' ')}:/home/{name}:/bin/sh")
+    return "".join(line.replace("\n", " ") + "\n" for line in lines)
+
+
+def group(gid: int) -> str:
+    """/etc/group with root, nogroup, and the group as the host knows it."""
+    lines = ["root:x:0:", "nogroup:x:65534:"]
+    if gid not in (0, 65534):
+        import grp
+
+        try:
+            name = grp.getgrgid(gid).gr_name
+        except KeyError:
+            name = "charliegroup"
+        lines.append(f"{name}:x:{gid}:")
+    return "".join(line + "\n" for line in lines)
+
+
+def _furnish(plan: Plan, *, writable: bool) -> None:
+    try:
+        root = furnish(plan)
+        if not writable:
+            kernel.mount_setattr(root.fd, "", kernel.AT_EMPTY_PATH, kernel.MOUNT_ATTR_RDONLY)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        raise SandboxError(f"can't set up the container: {about}{error.strerror}") from None
+
+
+def _become(plan: Plan, uid: int, gid: int, *, seccomp: bool) -> NoReturn:
+    """In the furnished root: take the IDs, drop all power, and execute the command."""
+    try:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        userns.map_ids(0, 0, uid, gid)
+    except OSError as error:
+        raise SandboxError(f"can't become user {uid} inside: {error.strerror}") from None
+    try:
+        os.chdir(plan.cwd)
+    except OSError as error:
+        raise ChError(f"can't cd to {printable(plan.cwd, 300)}: {error.strerror}") from None
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them; a command must not
+        _signal.signal(number, _signal.SIG_DFL)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    if seccomp:
+        from ch_image.sandbox import seccomp as emulation
+
+        kernel.seccomp_filter(emulation.program(notify=False))
+    kernel.close_range(3)
+    program = plan.argv[0]
+    for path in _candidates(program, plan.env.get("PATH", "")):
+        try:
+            os.execve(path, plan.argv, plan.env)
+        except FileNotFoundError:
+            continue
+        except (PermissionError, NotADirectoryError) as error:
+            if path == program:
+                raise _missing(program, error) from None
+        except OSError as error:
+            raise _missing(program, error) from None
+    raise _missing(program, FileNotFoundError(2, os.strerror(2)))
+
+
+def _candidates(program: str, path: str) -> list[str]:
+    if "/" in program:
+        return [program]
+    return [f"{directory or '.'}/{program}" for directory in path.split(":")]
+
+
+def _missing(program: str, error: OSError) -> CommandMissing:
+    return CommandMissing(f"can't execve(2): {printable(program, 300)}: {error.strerror}")
