@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
-from ch_image.errors import ImageError
+from ch_image.errors import ImageError, printable
 from ch_image.model.digest import DiffId
 from ch_image.model.oci import Descriptor
 from ch_image.registry.registries import Place
-from ch_image.report import Detail, Reporter
+from ch_image.report import Detail, Reporter, Warned
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.scratch import remove
 from ch_image.storage.store import Storage
 from ch_image.transfer.crew import Crew
 from ch_image.transfer.download import Download
-from ch_image.transfer.unpack import Job, Unpacked, Worker, trees_below, unpack
+from ch_image.transfer.unpack import Below, Job, Unpacked, Worker, unpack
 
 MAX_DOWNLOADS = 4
 MAX_WORKERS = 4
@@ -54,6 +53,11 @@ def fill(
     filler = _Filler(storage, places, layers, report)
     if filler.missing:
         filler.run()
+    if filler.flattened:
+        report(Warned("this file system holds no user attributes: all files become root's"))
+    if filler.lost:
+        names = printable(", ".join(sorted(filler.lost)), 200)
+        report(Warned(f"extended attributes that cannot be kept here: {names}"))
     return _chain(layers)
 
 
@@ -100,6 +104,8 @@ class _Filler:
         self._to_fetch = [d for d in self._downloads.values() if not d.done]
         self._to_unpack = list(self.missing)
         self._crew = Crew()
+        self.flattened = False
+        self.lost: set[str] = set()
 
     def run(self) -> None:
         """Fetch and unpack. Whatever happens, nothing of ours still runs afterwards."""
@@ -142,63 +148,51 @@ class _Filler:
             worker.close()
 
     def _unpack(self, layer: _Layer, worker: Worker | None) -> None:
-        """Unpack a layer and publish it.
-
-        Layers don't need each other but for hard links into the layers below, which are rare: so
-        each is first unpacked alone, and on top of the others only when that fails.
-        """
+        """Unpack a layer and publish it."""
         download = self._downloads[layer.blob.digest]
-        below: Chain = ()
-        if self._below_done(layer):
-            below = _chain(self._layers[: layer.number])
         while True:
             self._crew.wait_for(lambda: download.started)
             staged, tries = self._storage.layers.stage(), download.round
+            fault: ImageError | None = None
             try:
-                done = self._one_try(layer, worker, staged, below, download)
-            except ImageError:
-                self._crew.wait_for(lambda: download.done)
-                if download.round == tries:
-                    if len(below) == layer.number:
-                        remove(staged)
-                        raise
-                    self._crew.wait_for(lambda: self._below_done(layer))
-                    below = _chain(self._layers[: layer.number])
-                remove(staged)
-                continue
+                done = self._one_try(layer, worker, staged, download)
+            except ImageError as error:
+                fault = error
             self._crew.wait_for(lambda: download.done)
-            if download.round == tries:
+            if download.round == tries and fault is None:
                 break
-            remove(staged)  # made of bytes that proved wrong
+            remove(staged)
+            if download.round == tries and fault is not None:
+                raise ImageError(f"{download.label}: {fault}", hint=fault.hint)
         layer.found = self._storage.layers.publish(
             staged,
             diff_id=layer.diff_id,
             blob=layer.blob,
             owners=done.owners,
-            lower=below if done.used_lower else (),
-            whiteouts=done.whiteouts,
+            lower=self._chain_below(layer) if done.used_lower else (),
         )
+        if done.flattened:
+            self.flattened = True
+        self.lost.update(done.lost)
         self._report(Detail(f"{download.label}: unpacked"))
         self._crew.tell()
 
-    def _below_done(self, layer: _Layer) -> bool:
-        return all((one.twin or one).found for one in self._layers[: layer.number])
+    def _chain_below(self, layer: _Layer) -> Chain:
+        below = self._layers[: layer.number]
+        self._crew.wait_for(lambda: all((one.twin or one).found for one in below))
+        return _chain(below)
 
     def _one_try(
-        self,
-        layer: _Layer,
-        worker: Worker | None,
-        staged: str,
-        below: Chain,
-        download: Download,
+        self, layer: _Layer, worker: Worker | None, staged: str, download: Download
     ) -> Unpacked:
-        lower = trees_below(self._storage.layers.tree, below)
-        job = Job(f"{staged}/t", lower, layer.diff_id, layer.blob.size)
+        def below() -> list[str]:
+            return [self._storage.layers.tree(one) for one in reversed(self._chain_below(layer))]
+
+        job = Job(f"{staged}/t", layer.diff_id, layer.blob.size)
         fd = download.open()
-        check: Any = self._crew.check
         try:
             if worker is None:
-                return unpack(job, fd, check)
-            return worker.run(job, fd, check)
+                return unpack(job, fd, Below(below), self._crew.check)
+            return worker.run(job, fd, below, self._crew.check)
         finally:
             os.close(fd)

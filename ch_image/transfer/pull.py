@@ -46,8 +46,7 @@ def pull(
         stored = None
     if stored is not None and not always:
         return stored
-    known = stored.manifest if stored is not None else None
-    if known and ref.digest and is_unchanged(ref.digest, known, platform, storage.blobs):
+    if stored is not None and _is_it(stored, ref, platform, storage):
         return stored
     fault: ChError | None = None
     places = registries.places(ref)
@@ -79,6 +78,13 @@ def _stored(storage: Storage, ref: ImageRef, report: Reporter) -> Image | None:
 
 def _serves(image: Image, platform: Platform | None) -> bool:
     return platform is None or platform.rank(image.config.platform) is not None
+
+
+def _is_it(stored: Image, ref: ImageRef, platform: Platform | None, storage: Storage) -> bool:
+    """Whether the digest that is asked for is what is stored; nobody needs to be asked then."""
+    if not ref.digest or stored.manifest is None:
+        return False
+    return is_unchanged(ref.digest, stored.manifest, platform, storage.blobs)
 
 
 def _still_there(

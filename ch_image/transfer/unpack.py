@@ -14,12 +14,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from ch_image.errors import ChError, ImageError, StorageError, printable
-from ch_image.model.digest import DiffId
 
-MAX_TAIL = 64 << 20  # bytes after the end of an archive: padding, and no more than that
 _POLL = 0.003  # seconds between looks at a file that has not grown
 _LENGTH = struct.Struct("!Q")
 _PDEATHSIG = 1  # prctl(2), PR_SET_PDEATHSIG
@@ -36,17 +34,43 @@ class Job(NamedTuple):
     """Unpack the blob open at a descriptor; ``size``: of the whole blob, bytes."""
 
     tree: str  # an empty directory
-    lower: tuple[str, ...]  # trees below, topmost first, for hard links into them
     diff_id: str
     size: int
 
 
 class Unpacked(NamedTuple):
-    """What unpacking a layer told."""
+    """What unpacking a layer told; see ``layers.extract``."""
 
     owners: Mapping[str, tuple[int, int]]
-    whiteouts: tuple[str, ...]
     used_lower: bool
+    flattened: bool
+    lost: tuple[str, ...]
+
+
+class Below(Sequence[str]):
+    """The trees below a layer, topmost first, asked for only when a layer needs to know them.
+
+    Few do, so that layers are unpacked at the same time. Whoever asks waits until they are done.
+    """
+
+    def __init__(self, ask: Callable[[], Sequence[str]]) -> None:
+        self._ask = ask
+        self._trees: Sequence[str] | None = None
+
+    def _known(self) -> Sequence[str]:
+        if self._trees is None:
+            self._trees = self._ask()
+        return self._trees
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        return self._known()[at]
 
 
 class Growing:
@@ -77,7 +101,9 @@ class Growing:
         return len(data)
 
 
-def unpack(job: Job, fd: int, check: Callable[[], None] = lambda: None) -> Unpacked:
+def unpack(
+    job: Job, fd: int, below: Sequence[str], check: Callable[[], None] = lambda: None
+) -> Unpacked:
     """Carry out a job. Raises ImageError when the layer is not what its diff ID says."""
     import hashlib
 
@@ -86,19 +112,14 @@ def unpack(job: Job, fd: int, check: Callable[[], None] = lambda: None) -> Unpac
 
     hasher = hashlib.sha256()
     with open_reader(Growing(fd, job.size, check), hasher) as stream:
-        found = extract(stream, job.tree, lower=job.lower)
-        tail = 0
-        while data := stream.read(1 << 20):
-            tail += len(data)
-            if tail > MAX_TAIL:
-                raise ImageError("a layer goes on and on after the end of its archive")
-    diff_id = DiffId("sha256:" + hasher.hexdigest())
+        found = extract(stream, job.tree, lower=below)
+    diff_id = "sha256:" + hasher.hexdigest()
     if diff_id != job.diff_id:
         raise ImageError(
-            f"a layer does not unpack to what the image's config says: "
+            "a layer does not unpack to what the image's config says: "
             f"its diff ID is {diff_id}, not {job.diff_id}"
         )
-    return Unpacked(found.owners, tuple(found.whiteouts), found.used_lower)
+    return Unpacked(found.owners, found.used_lower, found.flattened, found.lost)
 
 
 class Worker:
@@ -119,18 +140,27 @@ class Worker:
             )
         self._socket = ours
 
-    def run(self, job: Job, fd: int, check: Callable[[], None]) -> Unpacked:
-        """Let the process do a job. Raises what ``unpack`` would, and what ``check`` raises."""
-        words = json.dumps(job._asdict()).encode("utf-8", "surrogateescape")
-        socket.send_fds(self._socket, [_LENGTH.pack(len(words))], [fd])
-        self._socket.sendall(words)
+    def run(
+        self, job: Job, fd: int, below: Callable[[], Sequence[str]], check: Callable[[], None]
+    ) -> Unpacked:
+        """Let the process do a job. Raises what ``unpack`` would, and what ``check`` raises.
+
+        ``below`` gives the trees below, topmost first, when the layer needs to know them.
+        """
+        words = _pack(job._asdict())
+        socket.send_fds(self._socket, [words[: _LENGTH.size]], [fd])
+        self._socket.sendall(words[_LENGTH.size :])
         self._socket.settimeout(0.1)
-        answer = json.loads(_receive(self._socket, check))
+        while "want" in (answer := _receive(self._socket, check)):
+            trees = list(below())
+            self._socket.settimeout(None)
+            self._socket.sendall(_pack({"trees": trees}))
+            self._socket.settimeout(0.1)
         if "fault" in answer:
             kind: type[ChError] = StorageError if answer["kind"] == "storage" else ImageError
             raise kind(answer["fault"], hint=answer["hint"])
         owners = {path: (uid, gid) for path, (uid, gid) in answer["owners"].items()}
-        return Unpacked(owners, tuple(answer["whiteouts"]), answer["used_lower"])
+        return Unpacked(owners, answer["used_lower"], answer["flattened"], tuple(answer["lost"]))
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -139,25 +169,33 @@ class Worker:
         self._process.wait()
 
 
-def _receive(connection: socket.socket, check: Callable[[], None]) -> bytes:
-    """One message: its length, then its bytes."""
+def _pack(value: Mapping[str, Any]) -> bytes:
+    raw = json.dumps(value).encode("ascii")  # lone surrogates are escaped by it
+    return _LENGTH.pack(len(raw)) + raw
+
+
+def _receive(connection: socket.socket, check: Callable[[], None]) -> dict[str, Any]:
+    """One message: its length, then JSON. Raises StorageError when the other side is gone."""
     data = bytearray()
     wanted = _LENGTH.size
     while len(data) < wanted:
         try:
-            part = connection.recv(1 << 20)
+            part = connection.recv(min(1 << 20, wanted - len(data)))
         except TimeoutError:
             check()
             continue
+        except ConnectionError:
+            part = b""
         if not part:
             raise StorageError(
                 "the process that unpacks a layer ended early",
                 hint="was it out of memory? look at the system's log",
             )
         data += part
-        if wanted == _LENGTH.size and len(data) >= wanted:
-            wanted += _LENGTH.unpack(data[:wanted])[0]
-    return bytes(data[_LENGTH.size :])
+        if wanted == _LENGTH.size == len(data):
+            wanted += _LENGTH.unpack(data)[0]
+    value: dict[str, Any] = json.loads(data[_LENGTH.size :])
+    return value
 
 
 def serve(parent: int) -> None:
@@ -176,21 +214,23 @@ def serve(parent: int) -> None:
             words = bytearray()
             while len(words) < _LENGTH.unpack(head)[0]:
                 words += connection.recv(1 << 20)
-            answer = _carry_out(words, fds[0])
+            answer = _carry_out(json.loads(words), fds[0], connection)
         finally:
             for fd in fds:
                 os.close(fd)
-        raw = json.dumps(answer).encode("utf-8", "surrogateescape")
-        connection.sendall(_LENGTH.pack(len(raw)) + raw)
+        connection.sendall(_pack(answer))
 
 
-def _carry_out(words: bytearray, fd: int) -> dict[str, Any]:
+def _carry_out(value: Mapping[str, Any], fd: int, connection: socket.socket) -> dict[str, Any]:
     from ch_image.storage.faults import storage_error
 
+    def ask() -> Sequence[str]:
+        connection.sendall(_pack({"want": "trees"}))
+        trees: list[str] = _receive(connection, lambda: None)["trees"]
+        return trees
+
     try:
-        value = json.loads(words)
-        job = Job(value["tree"], tuple(value["lower"]), value["diff_id"], value["size"])
-        return unpack(job, fd)._asdict()
+        return unpack(Job(**value), fd, Below(ask))._asdict()
     except OSError as error:
         fault: ChError = storage_error("unpack a layer", error)
     except ChError as error:
@@ -199,8 +239,3 @@ def _carry_out(words: bytearray, fd: int) -> dict[str, Any]:
         fault = StorageError("there is not enough memory to unpack a layer")
     kind = "storage" if isinstance(fault, StorageError) else "image"
     return {"fault": printable(str(fault)), "kind": kind, "hint": fault.hint}
-
-
-def trees_below(tree: Callable[[Any], str], chain: Sequence[Any]) -> tuple[str, ...]:
-    """The trees of a chain (bottom first), topmost first."""
-    return tuple(tree(layer) for layer in reversed(chain))
