@@ -20,9 +20,6 @@ from ch_image.build.select import Match, Selection, require_some, select
 from ch_image.build.source import MODE, NAME, Source
 from ch_image.build.target import Target
 from ch_image.errors import BuildError, ImageError, printable
-from ch_image.layers.compress import compression_of, open_reader
-from ch_image.layers.extract import extract_archive
-from ch_image.layers.tar_read import TarReader
 
 
 class AddSpec(NamedTuple):
@@ -165,6 +162,9 @@ class _Adding:
         return None
 
     def _unpack(self, fd: int) -> None:
+        from ch_image.layers.compress import open_reader
+        from ch_image.layers.extract import extract_archive
+
         base = self._work.base(0o755)  # --chmod is not for archives
         kind = self._work.target.kind(base)
         if kind not in (None, stat.S_IFDIR):
@@ -235,6 +235,9 @@ class _Adding:
 
 def is_archive(fd: int) -> bool:
     """Whether an open file begins as a tar archive does, compressed or not, with one member."""
+    from ch_image.layers.compress import compression_of, open_reader
+    from ch_image.layers.tar_read import TarReader
+
     head = os.pread(fd, 512, 0)
     if not compression_of(head) and len(head) < 512:
         return False

@@ -58,17 +58,13 @@ def digest(
     ``owners``: owners count, for an image whose files keep theirs. ``memo`` is asked and told
     about images with an identity. Raises BuildError when a file cannot be read or changes.
     """
-    key = ""
-    if memo is not None and isinstance(source, ImageSource) and source.identity:
-        text = repr((1, source.identity, owners, tuple(selection)))
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        known = memo.get(key)
-        if known is not None:
-            return known
-    out = _Digester(source, owners).run(selection)
-    if key and memo is not None:
-        memo.put(key, out)
-    return out
+
+    def compute() -> str:
+        return _Digester(source, owners).run(selection)
+
+    if memo is None or not isinstance(source, ImageSource) or not source.identity:
+        return compute()
+    return memo.recall(("selection", source.identity, owners, *selection), compute)
 
 
 class _Digester:

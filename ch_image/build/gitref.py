@@ -12,7 +12,6 @@ import posixpath
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from ch_image.errors import BuildError, printable
 
@@ -55,6 +54,10 @@ def parse_git(source: str) -> GitRef | None:
     ``#ref:directory`` or a query (ref, tag, branch, subdir, checksum, commit, keep-git-dir,
     submodules).
     """
+    if ":" not in source:
+        return None
+    from urllib.parse import urlsplit, urlunsplit
+
     scp = _SCP.fullmatch(source)
     if scp is not None:
         remote, query, fragment = scp[1], scp[2] or "", scp[3] or ""
@@ -75,6 +78,8 @@ def parse_git(source: str) -> GitRef | None:
 
 
 def _with_query(git: GitRef, query: str, source: str) -> GitRef:
+    from urllib.parse import parse_qsl
+
     given: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key in given:

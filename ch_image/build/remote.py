@@ -15,7 +15,6 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 from ch_image.build.gitref import Git, GitRef, parse_git
 from ch_image.errors import BuildError, printable
@@ -151,6 +150,8 @@ class Remotes:
 
 def name_of(url: str) -> str:
     """The file name that a URL ends in; empty when it has none."""
+    from urllib.parse import unquote, urlsplit
+
     name = posixpath.basename(unquote(urlsplit(url).path, errors="surrogateescape"))
     return "" if name in (".", "..") or "\0" in name else name
 

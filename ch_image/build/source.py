@@ -16,7 +16,8 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias
 
@@ -24,6 +25,7 @@ from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
 from ch_image.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
+Owners: TypeAlias = Mapping[str, tuple[int, int]]
 Row: TypeAlias = tuple[str, int, int, int, int, int, int, int]
 NAME: Final = 0
 MODE: Final = 1
@@ -85,6 +87,7 @@ class Source:
         self.root = root
         self.rules = rules
         self._fd = -1
+        self._lock = threading.Lock()
         self._listings: dict[str, list[Row]] = {}
         self._named: dict[str, dict[str, Row]] = {}
         self._single: dict[str, Row | None] = {}
@@ -109,9 +112,13 @@ class Source:
 
     def open_dir(self, path: str) -> int:
         """A descriptor of the directory at ``path``, no link followed on the way."""
-        if self._fd < 0:
-            self._fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._lock:
+            if self._fd < 0:
+                self._fd = os.open(self._where(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return open_directory(self._fd, path)
+
+    def _where(self) -> str:
+        return self.root
 
     def listing(self, path: str) -> list[Row]:
         """What is in the directory ``path``, by name, without what the rules leave out."""
@@ -286,16 +293,28 @@ class ImageSource(Source):
 
     ``owners`` holds the owners of links, FIFOs and sockets by path. ``identity`` names the
     contents (the chain of layers), so that digests of what is copied from it can be remembered.
+    Root and owners may be functions, which are called when the files are looked at: whoever
+    finds all digests remembered needs no mount.
     """
 
     what = "the image copied from"
 
     def __init__(
-        self, root: str, owners: Mapping[str, tuple[int, int]], identity: str = ""
+        self,
+        root: str | Callable[[], str],
+        owners: Owners | Callable[[], Owners],
+        identity: str = "",
     ) -> None:
-        super().__init__(root)
-        self._owners = owners
+        super().__init__(root if isinstance(root, str) else "")
+        self._root = root
+        self._given_owners = owners
+        self._owners: Owners | None = None
         self.identity = identity
+
+    def _where(self) -> str:
+        if not isinstance(self._root, str):
+            self.root = self._root()
+        return self.root
 
     def refused_xattrs(self) -> tuple[str, ...]:
         """See `Source`. Access control lists are part of an image, those of the host are not."""
@@ -309,6 +328,9 @@ class ImageSource(Source):
 
     def link_owner(self, path: str) -> tuple[int, int]:
         """See `Source`."""
+        if self._owners is None:
+            given = self._given_owners
+            self._owners = given() if callable(given) else given
         return self._owners.get(path, (0, 0))
 
 

@@ -21,7 +21,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ch_image.build.source import CTIME, DEVICE, INODE, MTIME, NAME, SIZE, Row
 
@@ -196,6 +196,15 @@ class Memo:
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, "images")
         self._known: dict[str, str] | None = None
+
+    def recall(self, meaning: tuple[object, ...], compute: Callable[[], str]) -> str:
+        """The digest of what ``meaning`` (values whose repr says all) names, computed once."""
+        key = hashlib.sha256(repr(meaning).encode("utf-8", "surrogatepass")).hexdigest()
+        known = self.get(key)
+        if known is None:
+            known = compute()
+            self.put(key, known)
+        return known
 
     def get(self, key: str) -> str | None:
         """The digest remembered under ``key``."""

@@ -12,7 +12,7 @@ import trees
 
 from ch_image.build import statindex
 from ch_image.build.context import Context, read_rules
-from ch_image.build.copy import CopySpec, choose, copy
+from ch_image.build.copy import CopySpec, choose, content, copy
 from ch_image.build.digest import digest
 from ch_image.build.source import ImageSource
 from ch_image.build.statindex import Memo
@@ -346,20 +346,36 @@ def test_the_ignore_file_beside_the_dockerfile_wins(tmp_path: Path) -> None:
     assert read_rules(str(root)) is None
 
 
-def test_an_image_is_digested_once(tmp_path: Path) -> None:
+def test_an_image_that_is_known_is_not_looked_at(tmp_path: Path) -> None:
     root = trees.plant(tmp_path / "image", "d/a = 1")
-    memo = Memo(str(tmp_path / "digests"))
-    spec = CopySpec(("d",), "/x")
+    memo, asked = Memo(str(tmp_path / "digests")), []
 
-    def ask(identity: str, memo: Memo) -> str:
-        source = ImageSource(str(root), {}, identity)
-        return digest(source, choose(spec, source), memo=memo)
+    def ask(identity: str, memo: Memo, *sources: str, **options: bool) -> str:
+        def mount() -> str:
+            asked.append(identity)
+            return str(root)
+
+        source = ImageSource(mount, dict, identity)
+        return content(CopySpec(sources or ("d",), "/x"), source, memo=memo, **options)
 
     first = ask("layers", memo)
     (root / "d/a").write_text("2")
     assert ask("layers", memo) == first
     assert ask("layers", Memo(str(tmp_path / "digests"))) == first
+    assert asked == ["layers"]
     assert ask("other layers", memo) != first
+    assert len({first, ask("layers", memo, "d/a"), ask("layers", memo, "d", "d/a")}) == 3
+    ask("layers", memo, owners=True)
+    assert len(asked) == 5
+
+
+def test_a_damaged_memo_costs_work_only(tmp_path: Path) -> None:
+    root = trees.plant(tmp_path / "image", "d/a = 1")
+    source, spec = ImageSource(str(root), {}, "layers"), CopySpec(("d",), "/x")
+    first = content(spec, source, memo=Memo(str(tmp_path)))
+    for damage in (b"", b"\xff\n", b"a b\n" * 3, b"0" * 64 + b" " + b"1" * 63):
+        (tmp_path / "images").write_bytes(damage)
+        assert content(spec, source, memo=Memo(str(tmp_path))) == first
 
 
 def test_owners_of_an_image_count_only_where_they_are_kept(tmp_path: Path) -> None:
