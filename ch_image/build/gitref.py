@@ -32,7 +32,7 @@ _SETTINGS = {
 
 # What may be handed in; anything else could make git run or read what it should not.
 _PASSED = re.compile(
-    r"SSH_AUTH_SOCK|GIT_SSH_COMMAND|SSL_CERT_(?:FILE|DIR)|(?:https?|all|no)_proxy", re.I
+    r"PATH|SSH_AUTH_SOCK|GIT_SSH_COMMAND|SSL_CERT_(?:FILE|DIR)|(?:https?|all|no)_proxy", re.I
 )
 
 
@@ -190,7 +190,6 @@ class Git:
 
     def _clean_environment(self) -> dict[str, str]:
         fixed = {
-            "PATH": os.environ.get("PATH", os.defpath),
             "LC_ALL": "C",
             "HOME": "/nonexistent",
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -201,7 +200,8 @@ class Git:
             "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
             "GIT_LFS_SKIP_SMUDGE": "1",
         }
-        return {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"} | self._environment | fixed
+        usual = {"PATH": os.defpath, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+        return usual | self._environment | fixed
 
 
 def _remove_git_dirs(directory: str) -> None:
