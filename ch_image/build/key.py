@@ -41,7 +41,7 @@ class StepKey(NamedTuple):
     """The key of a step, what it is made of, and the parent for the step that follows.
 
     ``slot`` is equal for steps of one kind after the same parent: who finds a record of the same
-    slot can say what changed.
+    slot can say what changed. It is the parent, a dash, and letters, digits and dashes.
     """
 
     key: CacheKey
@@ -56,7 +56,7 @@ def base_key(what: str, platform: str) -> StepKey:
     A FROM of an earlier stage has no key of its own: it goes on with that stage's chain.
     """
     inputs = {"base image": _digest(["base", what]), "--platform": _digest(platform)}
-    return _made("", "FROM", inputs, passive=False)
+    return _made("", "FROM", inputs)
 
 
 def step_key(
@@ -79,13 +79,18 @@ def step_key(
         inputs[f"{name} content"] = digest
     if isinstance(folded.effect, RunEffect):
         inputs |= {name: _salted(parent, name, value) for name, value in (options or {}).items()}
-    return _made(parent, folded.kind, inputs, passive=folded.kind in _PASSIVE)
+    if folded.kind in _PASSIVE:
+        # Any number of these have one parent, so that the first part tells them apart.
+        made = _made(parent, folded.kind, inputs)
+        name = _digest(next(iter(folded.parts), ""))[:8]
+        return made._replace(chain=parent, slot=f"{made.slot}-{name}")
+    return _made(parent, folded.kind, inputs)
 
 
-def _made(parent: str, kind: str, inputs: Mapping[str, str], *, passive: bool) -> StepKey:
+def _made(parent: str, kind: str, inputs: Mapping[str, str]) -> StepKey:
     meaning = {"format": FORMAT, "parent": parent, "kind": kind, "inputs": dict(inputs)}
     key = CacheKey(hashlib.sha256(canonical_json(meaning)).hexdigest())
-    return StepKey(key, CacheKey(parent) if passive else key, f"{parent} {kind}", inputs)
+    return StepKey(key, key, f"{parent}-{kind}", inputs)
 
 
 def _digest(value: object) -> str:
@@ -128,9 +133,11 @@ def _grouped(files: Mapping[str, str], depth: int) -> dict[str, str]:
 def explain(previous: Mapping[str, str], inputs: Mapping[str, str]) -> list[str]:
     """What makes ``inputs`` other than the ``previous`` ones, in the users' words.
 
-    Both are of the same slot; the files of `name_files` may be among them.
+    Both are of the same slot. The files of `name_files` count when both have some.
     """
     names = [name for name in {**previous, **inputs} if previous.get(name) != inputs.get(name)]
+    if not all(any(name.startswith(_FILE) for name in side) for side in (previous, inputs)):
+        names = [name for name in names if not name.startswith(_FILE)]
     files = any(name.startswith(_FILE) for name in names)
     out = []
     for name in sorted(names, key=lambda name: (_rank(name), name)):

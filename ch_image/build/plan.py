@@ -100,10 +100,11 @@ class Plan(NamedTuple):
     target: int  # index of the stage that is wanted
     contexts: frozenset[str]
     triggers: Mapping[int, tuple[Trigger, ...]]  # of image bases, by stage
+    by_id: Mapping[int, Step]
 
     def step(self, number: int) -> Step:
         """The step with this id."""
-        return next(step for step in self.steps if step.id == number)
+        return self.by_id[number]
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.steps))
@@ -161,7 +162,8 @@ def _build(
     needed = _reachable(edges, wanted)
     _refuse_later(drafts, edges, needed)
     steps, stages = finder.number(needed)
-    return Plan(dockerfile, scope, stages, steps, wanted, contexts, triggers)
+    by_id = {step.id: step for step in steps}
+    return Plan(dockerfile, scope, stages, steps, wanted, contexts, triggers, by_id)
 
 
 def _target(drafts: Sequence[StageDraft], target: str) -> int:

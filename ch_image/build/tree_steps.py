@@ -51,11 +51,13 @@ def run(words: Words, node: Run) -> Folded:
     parts |= {f"ENV {name}": value for name, value in state.run_config.environment().items()}
     parts |= {f"ARG {name}": value for name, value in state.args.items() if name not in PROXIES}
     parts |= {"WORKDIR": state.workdir, "USER": state.user}
-    parts |= {"--network": node.network, "--security": node.security}
+    parts |= {"RUN --network": node.network, "RUN --security": node.security}
     if effect.devices:
-        parts["--device"] = effect.devices
+        parts["RUN --device"] = effect.devices
     for mount in mounts:
-        parts[f"--mount {mount.type} {mount.target or mount.id}"] = _meaning(mount, "span", "from_")
+        parts[f"RUN --mount {mount.type} {mount.target or mount.id}"] = _meaning(
+            mount, "span", "from_"
+        )
     text = " ".join(["RUN", *_shown_args(words), *argv, "# buildkit"])
     return Folded(state.commit(text, layer=True), effect, parts)
 
