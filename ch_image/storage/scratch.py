@@ -80,8 +80,9 @@ class Scratch:
                 make_dir(path)
             except FileExistsError:
                 continue
-            except FileNotFoundError:
-                make_dir(self._tmp)
+            except FileNotFoundError:  # swept between two calls, or there is no tmp/
+                with suppress(FileExistsError):
+                    make_dir(self._tmp)
                 continue
             fd = _locked(path, wait=True)
             if fd is not None:  # else a sweeper was quicker than our lock: another try
@@ -101,8 +102,12 @@ class Scratch:
     def _sweep_one(self, path: str) -> None:
         if path == self._path:
             return
-        with suppress(NotADirectoryError, OSError):
-            fd = _locked(path, wait=False)
+        with suppress(OSError):
+            try:
+                fd = _locked(path, wait=False)
+            except NotADirectoryError:
+                os.unlink(path)
+                return
             if fd is None:
                 return
             # Under another name at once: two sweepers don't meet in one tree, and a process that
@@ -110,7 +115,7 @@ class Scratch:
             doomed = f"{self._tmp}/{random_name()}"
             os.rename(path, doomed)
             try:
-                remove(f"{doomed}", keep="lock")
+                remove(doomed, keep="lock")
             finally:
                 os.close(fd)
 

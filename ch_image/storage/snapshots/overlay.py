@@ -49,8 +49,10 @@ class OverlaySnapshotter:
                     lowers = [self._relative(f"{stage}e")]
             upper, work = self._relative(f"{stage}/t"), self._relative(f"{stage}w")
             self._mount(Overlay(self._root, lowers, upper, work), draft.root, chain)
-        except BaseException:
+        except BaseException as error:
             self.discard(draft)
+            if isinstance(error, StorageError):
+                self._refuse_gaps(chain)
             raise
         return draft
 
@@ -100,14 +102,18 @@ class OverlaySnapshotter:
     def _relative(self, path: str) -> str:
         return path[len(self._root) + 1 :]
 
+    def _refuse_gaps(self, chain: Chain) -> None:
+        """Say which layer is gone, where the kernel said no more than "no such file"."""
+        if missing := self._layers.missing(chain):
+            raise StorageError(
+                f"layer {missing[0]} is gone from storage", hint="pull or build the image again"
+            )
+
     def _mount(self, overlay: Overlay, target: str, chain: Chain) -> None:
         try:
             overlay.mount(target)
         except OSError as error:
-            if missing := self._layers.missing(chain):
-                raise StorageError(
-                    f"layer {missing[0]} is gone from storage", hint="pull or build the image again"
-                ) from error
+            self._refuse_gaps(chain)
             failed = storage_error("mount an overlay", error)
             if error.errno in (errno.EPERM, errno.EINVAL, errno.ENODEV):
                 failed.hint = "CH_IMAGE_SNAPSHOTTER=copy does without overlay mounts"
