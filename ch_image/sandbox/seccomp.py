@@ -32,7 +32,7 @@ X86_64 = {
     "getresgid": 120, "getgroups": 115, "setuid": 105, "setgid": 106, "setreuid": 113,
     "setregid": 114, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
     "setgroups": 116, "capset": 126,
-    "prctl": 157,
+    "prctl": 157, "statx": 332,
 }  # fmt: skip
 _IA32 = {
     "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
@@ -48,11 +48,11 @@ _IA32 = {
 }  # fmt: skip
 I386 = _IA32 | {
     "openat": 295, "mkdirat": 296, "mknodat": 297, "fchownat": 298, "symlinkat": 304,
-    "execveat": 358,
+    "execveat": 358, "statx": 383,
 }  # fmt: skip
 ARM = _IA32 | {
     "openat": 322, "mkdirat": 323, "mknodat": 324, "fchownat": 325, "symlinkat": 331,
-    "execveat": 387,
+    "execveat": 387, "statx": 397,
 }  # fmt: skip
 AARCH64 = {
     "openat": 56, "mkdirat": 34, "symlinkat": 36, "mknodat": 33, "execve": 221, "execveat": 281,
@@ -60,7 +60,7 @@ AARCH64 = {
     "getresuid": 148, "getresgid": 150, "getgroups": 158, "setuid": 146, "setgid": 144,
     "setreuid": 145, "setregid": 143, "setresuid": 147, "setresgid": 149, "setfsuid": 151,
     "setfsgid": 152, "setgroups": 159, "capset": 91,
-    "prctl": 167,
+    "prctl": 167, "statx": 291,
 }  # fmt: skip
 
 _NATIVE = {

@@ -12,7 +12,7 @@ import fcntl
 import os
 import struct
 
-from ch_image.sandbox import records
+from ch_image.sandbox import records, view
 from ch_image.sandbox.caller import AT_FDCWD, Call
 from ch_image.sandbox.identity import UNSET, Identities, Ids, apply_set
 from ch_image.sandbox.mounts import fd_path
@@ -101,6 +101,8 @@ class Supervisor:
             return self._set(call)
         if name in ("chown", "lchown", "fchown", "fchownat"):
             return self._chown(call)
+        if name == "statx":
+            return self._statx(call)
         ids = self.identities.of(call.pid)
         if name in ("mknod", "mknodat"):
             return self._mknod(call, ids)
@@ -234,6 +236,34 @@ class Supervisor:
         """Remember the owner of a file that carries no attributes; its descriptor follows it."""
         known = self._marked.pop(key, None)
         self._marked[key] = (known[0] if known else os.dup(fd), uid, gid)
+
+    def _statx(self, call: Call) -> Reply:
+        """What was recorded for a file is what ls -l and stat(1) show."""
+        base, address, flags, mask, buffer = call.args[:5]
+        path = call.string(address) if address else b""
+        if path:
+            fd = call.locate(base, path, not flags & _AT_SYMLINK_NOFOLLOW)
+        elif flags & _AT_EMPTY_PATH and base & 0xFFFFFFFF != AT_FDCWD:
+            fd = call.descriptor(base)
+        else:
+            return CONTINUE
+        try:
+            mode = os.fstat(fd).st_mode
+            if records.can_carry(mode):
+                uid, gid, kind = records.owner_of(fd_path(fd))
+            elif self._marked:
+                status = os.fstat(fd)
+                found = self._marked.get((status.st_dev, status.st_ino), (0, 0, 0))
+                uid, gid, kind = *found[1:], ""
+            else:
+                return CONTINUE
+            if not (uid or gid or kind):
+                return CONTINUE
+            data = view.statx(fd, flags, mask, uid, gid, kind)
+        finally:
+            os.close(fd)
+        call.poke(buffer, data)
+        return DONE
 
     # -- what is made by others than root, and devices --
 

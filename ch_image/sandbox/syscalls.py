@@ -65,14 +65,15 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "seccomp": 277},
+    "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332},
+    "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291},
 }
 # The machine is asked of the kernel; under a 32-bit personality the table is the 64-bit one still,
 # for it is this interpreter that makes the calls.
 _HERE = _NUMBERS.get("aarch64" if os.uname().machine.startswith("aarch") else "x86_64", {})
 SYS_pivot_root = _HERE["pivot_root"]
 SYS_seccomp = _HERE["seccomp"]
+SYS_statx = _HERE["statx"]
 SYS_open_tree = 428
 SYS_move_mount = 429
 SYS_fsopen = 430
