@@ -82,7 +82,7 @@ def tree_size(path: str) -> int:
     return total
 
 
-def row(storage: Storage, summary: Summary, sizes: Sizes | None = None) -> dict[str, Any]:
+def row(storage: Storage, summary: Summary, sizes: Sizes) -> dict[str, Any]:
     """One image as ``list --format json`` shows it; times in seconds, sizes in bytes."""
     out: dict[str, Any] = {"name": summary.name, "canonical": summary.canonical}
     try:
@@ -92,7 +92,7 @@ def row(storage: Storage, summary: Summary, sizes: Sizes | None = None) -> dict[
         out |= {
             "platform": str(image.config.platform),
             "created": image.created,
-            "size": (sizes or Sizes(storage)).of(image),
+            "size": sizes.of(image),
             "id": image_id(storage, image),
             "layers": len(image.layers),
         }
@@ -141,7 +141,8 @@ def _local(session: Session, image: Image | None) -> list[tuple[str, str]]:
     return [
         ("in local storage", known),
         ("image ID", short_digest(image_id(session.storage, image))),
-        ("size", f"{size(Sizes(session.storage).of(image))} in {len(image.layers)} layers"),
+        ("size", size(Sizes(session.storage).of(image))),
+        ("layers", str(len(image.layers))),
     ]
 
 

@@ -31,15 +31,16 @@ def _list(session: Session) -> int:
     found = images.deleted() if deleted else images.list()
     if session.words:
         found = matching(session, found, session.words[0])
-    if session.parsed.text("format") == "json":
+    if deleted:  # their records are not among those that can be read by name
+        emit(printable(s.name, 700) for s in found)
+    elif session.parsed.text("format") == "json":
         import json
 
-        rows = [_row(session, s) for s in found]
-        emit([json.dumps(rows, indent=2)])
+        emit([json.dumps(_rows(session, found), indent=2)])
     elif session.parsed.has("long"):
         from ch_image.cli.details import table
 
-        emit(table([_row(session, s) for s in found]))
+        emit(table(_rows(session, found)))
     else:
         emit(_line(session, s) for s in found)
     return 0
@@ -56,10 +57,12 @@ def _line(session: Session, summary: Summary) -> str:
     return f"{name} ({printable(platform.architecture + variant, 60)})"
 
 
-def _row(session: Session, summary: Summary) -> dict[str, Any]:
-    from ch_image.cli.details import row
+def _rows(session: Session, found: list[Summary]) -> list[dict[str, Any]]:
+    from ch_image.cli.details import Sizes, row
 
-    return row(session.storage, summary)
+    session.enter()  # directories of images may be closed to their owner
+    sizes = Sizes(session.storage)
+    return [row(session.storage, summary, sizes) for summary in found]
 
 
 def matching(session: Session, found: list[Summary], pattern: str) -> list[Summary]:

@@ -52,7 +52,7 @@ class DirectoryGuest(Guest):
 
     def mount(self, size: str, *, writable: bool) -> str:
         """See ``Guest``."""
-        if writable:
+        if writable or self.path == "/":  # nothing can be mounted over the root itself
             return self.path
         image = os.open(self.path, _OPEN)
         try:

@@ -12,7 +12,7 @@ import os
 
 from ch_image.cli.environment import user_name
 from ch_image.cli.run_env import adjusted, edited
-from ch_image.cli.run_image import Guest, find
+from ch_image.cli.run_image import find
 from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
 _CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
 _MAX_ENVIRONMENT = 4 << 20  # bytes of a file of variables
+# Stands among the edits where --set-env asks for the image's variables, not known yet.
+_IMAGES_OWN: tuple[str, list[str], str] = ("own", [], "")
 
 
 class CommandMissing(ChError):
@@ -54,13 +56,13 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
     userns.enter()
     size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
     root = guest.mount(size, writable=writing)
+    own = [("set", guest.environment(root), "/ch/environment")] if _IMAGES_OWN in edits else []
     env = edited(
         adjusted(host, _home(parsed, root, host)),
-        [edit if edit[1] != [""] else (edit[0], guest.environment(root), "/ch/environment")
-         for edit in edits],
-    )  # fmt: skip
+        [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
+    )
     plan = Plan(root, command)
-    plan.namespaces = []
+    plan.namespaces, plan.emulate, plan.new_privileges = [], parsed.has("seccomp"), False
     plan.operations = [*_furniture(parsed, host, uid, gid), *operations]
     plan.env, plan.cwd = env, parsed.text("cd", "/")
     if parsed.count("verbose"):
@@ -97,7 +99,7 @@ def binds(texts: tuple[str, ...]) -> list[Operation]:
 
 
 def environment_edits(parsed: Parsed) -> list[tuple[str, list[str], str]]:
-    """``--set-env`` and its kin in their order; [""] stands for the image's own variables."""
+    """``--set-env`` and its kin in their order."""
     edits: list[tuple[str, list[str], str]] = []
     for option, text in parsed.given:
         if option == "env-no-expand":
@@ -105,7 +107,9 @@ def environment_edits(parsed: Parsed) -> list[tuple[str, list[str], str]]:
         elif option == "unset-env":
             edits.append(("unset", [text], ""))
         elif option in ("set-env", "set-env0"):
-            if "=" in text or not text:
+            if not text:
+                edits.append(_IMAGES_OWN)
+            elif "=" in text:
                 edits.append(("set", [text], ""))
             else:
                 edits.append(("set", _read_variables(text, option == "set-env0"), text))
@@ -118,8 +122,7 @@ def _read_variables(path: str, nul: bool) -> list[str]:
             data = file.read(_MAX_ENVIRONMENT)
     except OSError as error:
         raise ChError(f"can't open: {printable(path, 300)}: {error.strerror}") from None
-    # An empty file sets nothing; it must not be taken for the sign of the image's own.
-    return [os.fsdecode(line) for line in data.split(b"\0" if nul else b"\n") if line]
+    return [os.fsdecode(line) for line in data.split(b"\0" if nul else b"\n")]
 
 
 def _home(parsed: Parsed, root: str, host: Mapping[str, str]) -> str:

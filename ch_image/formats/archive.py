@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.formats.base import Content, Place, temporary_name
-from ch_image.formats.outfit import recall, undress
+from ch_image.formats.outfit import recall
 from ch_image.layers.compress import Readable, Writable, gzip_writer, open_reader, zstd_writer
 from ch_image.layers.create import write_tree
 from ch_image.layers.extract import extract_archive
@@ -89,7 +89,6 @@ class Archive:
                 _refuse_directory(file, name)
                 unpacked = unpack(cast(Readable, file), f"{staged}/t")
             config = recall(unpacked.tree)
-            undress(unpacked.tree)
             if not os.listdir(unpacked.tree):
                 raise ImageError(f"the archive is empty: {printable(name)}")
             yield Content(config, unpacked.tree, unpacked.owners, staged)

@@ -65,7 +65,7 @@ def _put(tree: Tree, path: str, data: bytes | None, when: int) -> None:
         except FileNotFoundError:
             pass
         else:
-            if not data:
+            if path not in (_ENVIRONMENT, _METADATA):
                 return
             if stat.S_ISDIR(state.st_mode):
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -120,12 +120,11 @@ def recall(root: str) -> ImageConfig:
     What the file says is checked as if it came from a stranger, and left out where it is not of
     the right kind; it can only set what a Dockerfile could.
     """
-    try:
-        with Tree(root) as tree:
-            raw = tree.read_bytes(_METADATA, _MAX_METADATA)
-        value = parse_json(raw, f"/{_METADATA}")
-    except (OSError, ChError):
-        return ImageConfig(host_platform())
+    with Tree(root) as tree:
+        try:
+            value = parse_json(tree.read_bytes(_METADATA, _MAX_METADATA), f"/{_METADATA}")
+        except (OSError, ChError):
+            value = {"env": _variables(tree)}
     env = _texts(value.get("env"))
     cwd, shell = value.get("cwd"), value.get("shell")
     run = RunConfig(
@@ -136,6 +135,15 @@ def recall(root: str) -> ImageConfig:
         volumes=_words(value.get("volumes")) or (),
     )
     return ImageConfig(_platform(value.get("arch")), run)
+
+
+def _variables(tree: Tree) -> dict[str, str]:
+    """What ``/ch/environment`` says, where only that is there."""
+    try:
+        lines = tree.read_bytes(_ENVIRONMENT, _MAX_METADATA).decode("utf-8", "surrogateescape")
+    except OSError:
+        return {}
+    return dict(line.partition("=")[::2] for line in lines.split("\n") if "=" in line)
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from ch_image.errors import ImageError
 from ch_image.formats.base import Content, Place
-from ch_image.formats.outfit import outfit
+from ch_image.formats.outfit import outfit, undress
 from ch_image.fs.copy import copy_tree, ordinary_xattr
 from ch_image.fs.owners import XATTR
 from ch_image.model.oci import History
@@ -33,6 +33,7 @@ class Stored:
         if not place.clobber and storage.images.find(ref) is not None:
             raise ImageError(f"there is an image {ref} already", hint="leave out --no-clobber")
         staged = content.staged or _copied(content, place)
+        undress(f"{staged}/t")
         layer = storage.layers.publish(staged, owners=content.owners)
         history = (History(created_by="imported"),)  # as many lines as layers, as OCI wants it
         config = content.config._replace(history=history)
