@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import threading
+from _thread import allocate_lock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -36,7 +36,7 @@ class Scratch:
 
     def __init__(self, tmp: str) -> None:
         self._tmp = tmp
-        self._mutex = threading.Lock()
+        self._mutex = allocate_lock()
         self._path = ""
         self._fd = -1
         self._pid = 0
