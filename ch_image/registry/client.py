@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ch_image.errors import ImageError, RegistryError, printable
 from ch_image.model.digest import Digest, digest_of, parse_digest
@@ -33,6 +33,7 @@ from ch_image.registry.transport import (
     Origin,
     Response,
     Transport,
+    joined,
     origin_of,
     shown,
 )
@@ -151,7 +152,7 @@ class RegistryClient:
             home = origin_of(base)
             return self.transport.send(
                 method,
-                urljoin(base, url),
+                joined(base, url),
                 headers=headers,
                 body=body,
                 authorize=lambda to: secret if to == home else "",
@@ -313,7 +314,7 @@ class RegistryClient:
             found += [str(tag) for tag in tags] if isinstance(tags, list) else []
             if not link or len(found) > MAX_TAGS:
                 return found[:MAX_TAGS]
-            url = urljoin(base, link)
+            url = joined(base, link)
             if origin_of(url) != self.home():
                 raise RegistryError(f"{self.registry}: the list of tags goes on elsewhere")
         return found

@@ -69,6 +69,14 @@ def origin_of(url: str) -> Origin:
     return Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
 
 
+def joined(base: str, url: str) -> str:
+    """``url`` as seen from ``base``. Raises RegistryError when it cannot be read."""
+    try:
+        return urljoin(base, url)
+    except ValueError:
+        raise RegistryError(f"the registry names a URL that is none: {shown(url)}") from None
+
+
 def shown(url: str) -> str:
     """``url`` for people: without its query, which may be signed."""
     return printable(url.partition("?")[0], 300)
@@ -230,7 +238,7 @@ class Transport:
                 return response
             response.drain()
             if hop < hops:
-                url, came_from = urljoin(url, location), origin.scheme
+                url, came_from = joined(url, location), origin.scheme
         raise RegistryError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
 
     def allowed(self, url: str, came_from: str = "https") -> Origin:
@@ -300,7 +308,11 @@ class Transport:
 
 
 def _make_adapter(tls: Any) -> Any:
+    import urllib3
     from requests.adapters import HTTPAdapter
+
+    # Who says --tls-no-verify knows; the library would warn of each host.
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     class Adapter(HTTPAdapter):
         """One TLS context for all connections, instead of the library's own bundle of CAs."""
