@@ -7,6 +7,7 @@ round trip.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,20 +31,14 @@ MAX_DOCUMENT = 4 << 20  # bytes of a manifest, index or config
 MAX_LAYERS = 10_000
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 100
+_BRACKETS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[][{}]', re.DOTALL)  # strings whole, to skip them
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:
     """A JSON object of bounded size and depth. Raises ImageError."""
     if len(raw) > MAX_DOCUMENT:
         raise ImageError(f"{what} is larger than {MAX_DOCUMENT >> 20} MiB")
-    depth = deepest = 0
-    for byte in raw:  # brackets in strings only make this stricter
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    if deepest > MAX_DEPTH:
+    if _too_deep(raw):
         raise ImageError(f"{what} is nested more than {MAX_DEPTH} levels deep")
     try:
         value = json.loads(raw)
@@ -52,6 +47,22 @@ def parse_json(raw: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ImageError(f"{what} is not a JSON object")
     return value
+
+
+def _too_deep(raw: bytes) -> bool:
+    """Whether brackets outside of strings nest deeper than MAX_DEPTH."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for token in _BRACKETS.finditer(raw):
+        byte = token[0][:1]
+        if byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False
 
 
 def canonical_json(value: object) -> bytes:
