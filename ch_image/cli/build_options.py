@@ -205,7 +205,7 @@ def epoch(env: Mapping[str, str]) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {printable(text, 60)!r}")
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: '{printable(text, 60)}'")
     return int(text)
 
 

@@ -25,7 +25,7 @@ def storage_path(option: str, env: Mapping[str, str]) -> str:
     if given:
         if not given.startswith("/"):
             raise UsageError(
-                f"CH_IMAGE_STORAGE must be an absolute path: {printable(given)!r}",
+                f"CH_IMAGE_STORAGE must be an absolute path: '{printable(given)}'",
                 hint="only -s/--storage may be relative",
             )
         return os.path.normpath(given)

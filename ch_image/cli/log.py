@@ -91,7 +91,7 @@ def _append(path: str) -> TextIO | None:
         return open(path, "a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(
-            f"CH_LOG_FILE: cannot write {printable(path)!r}: {error.strerror}",
+            f"CH_LOG_FILE: cannot write '{printable(path)}': {error.strerror}",
             hint="name a file that can be written, or unset the variable",
         ) from None
 

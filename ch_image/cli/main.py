@@ -87,7 +87,7 @@ def find(name: str) -> options.Command:
 
     if name not in COMMANDS:
         hint = options.near(name, COMMANDS) or "ch-image --help lists the sub-commands"
-        raise UsageError(f"unknown sub-command {printable(name, 100)!r}", hint=hint)
+        raise UsageError(f"unknown sub-command '{printable(name, 100)}'", hint=hint)
     module, attribute, _ = COMMANDS[name]
     if not module:
         raise UsageError(

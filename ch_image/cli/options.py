@@ -51,7 +51,7 @@ class Option:
         """``text`` if the option may have it. Raises UsageError."""
         if self.choices and text not in self.choices:
             raise UsageError(
-                f"{name} cannot be {printable(text, 100)!r}",
+                f"{name} cannot be '{printable(text, 100)}'",
                 hint=near(text, self.choices) or f"choose from {', '.join(self.choices)}",
             )
         return text
@@ -267,7 +267,7 @@ class Command:
             )
         if len(words) > len(specs) and "..." not in self.operands:
             raise UsageError(
-                f"{self.name} cannot use {printable(words[len(specs)], 100)!r}",
+                f"{self.name} cannot use '{printable(words[len(specs)], 100)}'",
                 hint=f"usage: {self.name} {self.operands}".rstrip(),
             )
 

@@ -131,7 +131,7 @@ def has_feature(name: str) -> bool:
         return (int(release[0]), int(release[1].partition("-")[0])) >= (6, 6)
     if name not in FEATURES:
         raise UsageError(
-            f"unknown feature {printable(name, 60)!r}",
+            f"unknown feature '{printable(name, 60)}'",
             hint=f"there is {', '.join([*FEATURES, 'tmpfs-xattrs'])}",
         )
     return FEATURES[name]

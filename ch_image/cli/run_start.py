@@ -80,7 +80,7 @@ def identity(option: str, text: str, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and int(text) < 0xFFFFFFFF):
-        raise UsageError(f"{option} takes a number, not {printable(text, 60)!r}")
+        raise UsageError(f"{option} takes a number, not '{printable(text, 60)}'")
     return int(text)
 
 
@@ -90,7 +90,7 @@ def binds(texts: tuple[str, ...]) -> list[Operation]:
     for text in texts:
         source, _, target = text.partition(":")
         if not source:
-            raise UsageError(f"--bind: no source: {printable(text, 200)!r}")
+            raise UsageError(f"--bind: no source: '{printable(text, 200)}'")
         if not os.path.exists(source):
             raise ChError(f"can't bind: source not found: {printable(source, 300)}")
         target = target or os.path.abspath(source)

@@ -157,7 +157,7 @@ class Session:
             return DefaultRegistry()._replace(**({"prefix": prefix} if prefix else {}))
         port = self.env.get("CH_REGY_DEFAULT_PORT", "")
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise UsageError(f"CH_REGY_DEFAULT_PORT is not a port: {printable(port, 60)!r}")
+            raise UsageError(f"CH_REGY_DEFAULT_PORT is not a port: '{printable(port, 60)}'")
         return DefaultRegistry(f"{host}:{port}" if port not in ("", "443") else host, prefix)
 
     def failure_tail(self) -> list[str]:
@@ -212,7 +212,7 @@ def _cache_mode(env: Mapping[str, str]) -> str:
     mode = env.get("CH_IMAGE_CACHE", "") or "enabled"
     if mode not in _CACHE_MODES:
         raise UsageError(
-            f"CH_IMAGE_CACHE cannot be {printable(mode, 60)!r}",
+            f"CH_IMAGE_CACHE cannot be '{printable(mode, 60)}'",
             hint=f"set it to one of {', '.join(_CACHE_MODES)}",
         )
     return mode

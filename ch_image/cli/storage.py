@@ -75,7 +75,7 @@ def _seconds(days: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < 1e6:
-        raise UsageError(f"--older-than takes a number of days, not {printable(days, 60)!r}")
+        raise UsageError(f"--older-than takes a number of days, not '{printable(days, 60)}'")
     return number * 86400
 
 

@@ -86,7 +86,7 @@ def find(name: str) -> Format:
     if not module:
         what = "is not built yet" if name in FORMATS else "is not known"
         built = ", ".join(known for known, (there, _) in FORMATS.items() if there)
-        raise UsageError(f"format {printable(name, 60)!r} {what}", hint=f"there is {built}")
+        raise UsageError(f"format '{printable(name, 60)}' {what}", hint=f"there is {built}")
     made: Format = getattr(import_module(f"ch_image.formats.{module}"), attribute)()
     return made
 
