@@ -1,14 +1,24 @@
 """Parse results kept by content, for importing and building the parser costs more than a build
 that finds everything in the cache.
+
+A kept file is JSON: a node is a list that begins with its class's name, a tuple one that begins
+with "". It is named after the digest of what was parsed, and its own digest stands in front.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from typing import Any
 
 from ch_image import __version__
+from ch_image.dockerfile import ast
 from ch_image.dockerfile.ast import Dockerfile
+
+_KEEP = 64  # files
+_PREFIX = "parsed-"
+_HEX = 64
 
 
 def parse_cached(text: bytes, name: str, directory: str) -> Dockerfile:
@@ -16,6 +26,65 @@ def parse_cached(text: bytes, name: str, directory: str) -> Dockerfile:
 
     ``directory`` is the storage's ``context/``; whatever is wrong there only costs time.
     """
+    meaning = f"{__version__}\0{name}\0".encode("utf-8", "surrogateescape") + text
+    path = os.path.join(directory, _PREFIX + hashlib.sha256(meaning).hexdigest())
+    found = _read(path)
+    if found is not None:
+        return found
     from ch_image.dockerfile.parser import parse
 
-    return parse(text, name)
+    parsed = parse(text, name)
+    _write(path, directory, parsed)
+    return parsed
+
+
+def _read(path: str) -> Dockerfile | None:
+    try:
+        with open(path, "rb") as file:
+            digest, body = file.read(_HEX), file.read()
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            return None
+        found = decode(json.loads(body))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, Dockerfile) else None
+
+
+def _write(path: str, directory: str, parsed: Dockerfile) -> None:
+    body = json.dumps(encode(parsed), separators=(",", ":")).encode()
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(hashlib.sha256(body).hexdigest().encode() + body)
+        os.rename(temporary, path)
+        kept = [entry for entry in os.scandir(directory) if entry.name.startswith(_PREFIX)]
+        kept.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for entry in kept[_KEEP:]:
+            os.unlink(entry.path)
+    except OSError:  # a full or read-only disk: the next build parses again
+        pass
+
+
+def encode(value: Any) -> Any:
+    """A syntax tree as JSON values."""
+    if isinstance(value, tuple):
+        kind = type(value).__name__ if hasattr(value, "_fields") else ""
+        return [kind, *map(encode, value)]
+    return value
+
+
+def decode(value: Any) -> Any:
+    """The inverse of ``encode``. Raises KeyError, TypeError on what it did not write."""
+    if not isinstance(value, list):
+        return value
+    kind, *fields = value
+    parts = tuple(map(decode, fields))
+    return _CLASSES[kind](*parts) if kind else parts
+
+
+_CLASSES: dict[str, Any] = {
+    name: found
+    for name, found in vars(ast).items()
+    if isinstance(found, type) and hasattr(found, "_fields")
+}

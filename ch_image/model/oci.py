@@ -31,7 +31,7 @@ MAX_DOCUMENT = 4 << 20  # bytes of a manifest, index or config
 MAX_LAYERS = 10_000
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 100
-_BRACKETS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[][{}]', re.DOTALL)  # strings whole, to skip them
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # strings whole, to skip them
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:
