@@ -314,12 +314,24 @@ class Compressor:
         self._stream.close()
 
 
+class _Flushable:
+    """A target for isal, which flushes what it writes to."""
+
+    def __init__(self, target: Writable) -> None:
+        self.write = target.write
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+
 def gzip_writer(target: Writable, level: int = 1) -> Compressor:
-    """Compress to ``target`` as gzip; level 0 (fastest) to 3."""
+    """Compress to ``target`` as gzip; level 0 (fastest) to 9, of which 3 and up are the same."""
     from isal import igzip_threaded
 
     opened: Any = igzip_threaded.open
-    return Compressor(opened(target, "wb", level, threads=_THREADS, block_size=CHUNK))
+    return Compressor(
+        opened(_Flushable(target), "wb", min(level, 3), threads=_THREADS, block_size=CHUNK)
+    )
 
 
 def zstd_writer(target: Writable, level: int = 3) -> Compressor:

@@ -39,6 +39,7 @@ _FOREIGN: Final = ("user.overlay.", "user.containers.")
 _ACL: Final = "system.posix_acl_"
 _XATTR_REFUSED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES)
 _OURS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE)
+_UNSAID: Final = DirectoryState(0o755, 0, {})
 _MAX_NUMBER: Final = 0xFFFF_FFFF  # of a device
 
 
@@ -121,7 +122,16 @@ class _Unpacking:
         """Give whiteouts their meaning, and the root what it has if the archive does not say."""
         places = self.places
         self.hiding = Hiding(places)
-        places.set_state(b"", DirectoryState(0o755, 0, {}))
+        places.set_state(b"", _UNSAID)
+
+    def _inherit_root(self) -> None:
+        """Let the root look as below, for the archive says nothing of it.
+
+        At the end, for asking for the trees below may mean to wait for them.
+        """
+        places = self.places
+        if self.hiding is None or places.states[b""] is not _UNSAID:
+            return
         for tree in places.lower[:1]:
             fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -141,6 +151,7 @@ class _Unpacking:
             name = b""
             if self.hiding:
                 self.hiding.finish()
+            self._inherit_root()
             self.places.finish(self._set_xattr)
         except OSError as error:
             raise _fault(error, name) from error
