@@ -124,13 +124,16 @@ def _grammar(escape: str) -> Lark:
 
 def _explained(reader: Reader, word: Word, error: UnexpectedInput) -> DockerfileError:
     """What is wrong with the line ``word``, where Lark could not go on."""
-    found: int | None = error.pos_in_stream
-    offset = len(word.text) if found is None or found < 0 else found
+    # At the end of the line Lark gives the place of the last token.
+    token = getattr(error, "token", None)
+    ended = token is not None and token.type == "$END"
+    offset = len(word.text) if ended else error.pos_in_stream or 0
     wrong = (word.text[offset:].split() or [""])[0]
     place = word.at(offset, max(1, len(wrong)))
     shown = printable(wrong, 60)
-    names = word.text.split()
-    keyword = names[0].upper()
+    keyword = word.text.split()[0].upper() if word.text else ""
+    if not keyword:
+        return reader.fault(place, "there is no instruction in this line")
     if offset == 0:
         hint = did_you_mean(wrong, INSTRUCTIONS) if len(wrong) < 20 else ""
         hint = hint if hint.startswith("did") else "an instruction begins a line, as in RUN make"
