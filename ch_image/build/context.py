@@ -46,7 +46,8 @@ def read_rules(root: str, dockerfile: str = "") -> tuple[str, ignore.Ignore] | N
     context. None: there are none. Raises BuildError when they cannot be read.
     """
     candidates = [f"{dockerfile}.dockerignore"] if dockerfile else []
-    for path in [*candidates, os.path.join(root, ".dockerignore")]:
+    own = os.path.join(root, ".dockerignore")
+    for path in [*candidates, own]:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as file:
@@ -57,5 +58,5 @@ def read_rules(root: str, dockerfile: str = "") -> tuple[str, ignore.Ignore] | N
             raise BuildError(f"cannot read the ignore rules {path}: {error.strerror}") from None
         if len(data) > _MAX_RULES:
             raise BuildError(f"the ignore rules {path} have more than 4 MiB")
-        return path, ignore.parse(data)
+        return path, ignore.parse(data, ".dockerignore" if path == own else path)
     return None

@@ -255,7 +255,7 @@ class _Filter:
     def _judge(self, rel: str) -> tuple[bool, bool]:
         """Whether ``rel`` is taken; whether something below it may be, if it is not."""
         if self._exclude is not None and self._exclude.excluded(rel):
-            return False, self._exclude.has_exceptions
+            return False, self._exclude.may_return(rel)
         if self._include is None or self._include.excluded(rel):
             return True, True
         names = rel.split("/")

@@ -44,12 +44,11 @@ _MAX_LINKS = 255  # as many as BuildKit follows before it gives up
 class Rules(Protocol):
     """What a ``.dockerignore`` says."""
 
-    @property
-    def has_exceptions(self) -> bool:
-        """Whether something under an excluded directory may come back (a ``!`` line)."""
-
     def excluded(self, path: str) -> bool:
         """Whether ``path``, or a directory it lies in, is left out."""
+
+    def may_return(self, path: str) -> bool:
+        """Whether something below ``path``, a directory left out, may come back (a ``!`` line)."""
 
 
 def clean(path: str) -> str:
@@ -166,7 +165,7 @@ class Source:
 
     def _passage(self, path: str, name: str, fd: int) -> Row | None:
         """An excluded directory's row, if the rules bring back something below it."""
-        if self.rules is None or not self.rules.has_exceptions:
+        if self.rules is None or not self.rules.may_return(join(path, name)):
             return None
         try:
             st = os.stat(name, dir_fd=fd, follow_symlinks=False)
