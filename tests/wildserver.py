@@ -38,7 +38,7 @@ class Reply(NamedTuple):
     body: bytes = b""
     headers: Mapping[str, str] = {}
     length: int | None = -1  # Content-Length; -1: the true one, None: none at all
-    cut: int | None = None  # send only so many bytes of the body, then reset the connection
+    cut: int | None = None  # send only so many bytes of the body, then close the connection
     endless: bool = False  # repeat the body until nobody listens
     chunked: bool = False
 
@@ -56,6 +56,7 @@ class Wild:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -130,9 +131,7 @@ class Wild:
         handler.wfile.write(reply.body if reply.cut is None else reply.body[: reply.cut])
         while reply.endless:
             handler.wfile.write(reply.body)
-        if reply.cut is not None:
-            handler.wfile.flush()
-            _reset(handler)
+        handler.close_connection = handler.close_connection or reply.cut is not None
 
 
 def _reset(handler: http.server.BaseHTTPRequestHandler) -> None:

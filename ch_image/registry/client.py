@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -126,12 +127,16 @@ class RegistryClient:
         authenticator = self._authenticator(repository)
         for attempt in range(MAX_ANSWERS + 1):
             sent = authenticator.authorization(wanted)
-            secret = sent
-            response = self._send(method, url, headers, body, secret, again)
+            response = self._send(method, url, headers, body, sent, again)
             at_home = origin_of(response.url) == self.home()
             if response.status != 401 or not at_home or attempt == MAX_ANSWERS:
                 break
-            if not authenticator.answer(response, self.home(), wanted, sent, attempt):
+            try:
+                better = authenticator.answer(response, self.home(), wanted, sent, attempt)
+            except BaseException:
+                response.close()
+                raise
+            if not better:
                 break
             response.drain()
         return response
@@ -161,14 +166,12 @@ class RegistryClient:
 
         if self._scheme or not self._may_be_plain:
             return send(self._scheme or "https")
-        try:
+        with suppress(NotTLS):
             response = send("https")
-        except NotTLS:
-            response = send("http")
-            self._scheme = "http"
-        else:
             self._scheme = "https"
-        return response
+            return response
+        self._scheme = "http"
+        return send("http")
 
     # -- manifests ---------------------------------------------------------------------------
 

@@ -339,7 +339,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(one, BaseException) and one not in seen:
             seen.append(one)
             yield one
-            todo += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+            todo += [*one.args, getattr(one, "reason", None), one.__cause__]
 
 
 def _explain(error: BaseException, origin: Origin, proxy: str, network: Network) -> RegistryError:
