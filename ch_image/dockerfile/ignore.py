@@ -148,7 +148,7 @@ def _clean(path: str) -> str:
 
 
 def _rule(pattern: str, line: Line) -> _Rule:
-    pattern = _clean(pattern)
+    pattern = _clean(_ENDS.sub("", pattern))
     exception = pattern.startswith("!")
     pattern = pattern[exception:]
     if not pattern:
@@ -239,9 +239,8 @@ def _signed(char: str) -> str:
 def _leads_below(parts: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a pattern of these components may match something below the directory ``names``."""
     for index, part in enumerate(parts):
-        if "**" in part:
-            return True
-        if index == len(names):
+        # A class may match a slash, and then the components say nothing.
+        if "**" in part or "[" in part or index == len(names):
             return True
         if not re.compile(_regex(part)).fullmatch(names[index]):
             return False

@@ -196,8 +196,8 @@ def _arg(given: Given) -> ast.Arg:
         if equals == 0:
             raise given.fault(word.span, "there is no name in front of =")
         pair = _pair(word, equals) if equals > 0 else None
+        # The default is not checked: a --build-arg may take its place, and all is well then.
         names.append(ast.Default(pair.key, pair.value) if pair else ast.Default(word, None))
-        given.check(*names[-1])
     return ast.Arg(given.span, given.text, tuple(names))
 
 
