@@ -1,7 +1,7 @@
 """Few lower directories for long chains: runs of layers merged into one, by hard links.
 
 Overlayfs takes 500 lower directories, and each costs at every mount and look-up. Beyond
-``PLAIN`` layers, each full run of 16 counted from the bottom is stood for by one merged layer,
+``PLAIN`` layers, each full run of 16 counted from the base is stood for by one merged layer,
 each 16 of those by one of the next size, and so on, so that a chain of 1,000 needs about 30. A
 merged layer has the format of any layer (it hides what its parts hide), is made once, shares all
 files with its parts, and is found by a name that follows from them. Losing it loses nothing.
@@ -27,6 +27,7 @@ from ch_image.storage.snapshots.base import state_of
 
 PLAIN = 48  # a chain of so many layers is mounted as it is
 _RUN = 16
+_BASE = 64  # so many pulled layers at the bottom are never merged
 _FORGET_AFTER = 16  # directories; keeps the number of open descriptors small
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _NO_LINK = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP)
@@ -38,13 +39,17 @@ class Merger:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self._known: dict[Chain, LayerId] = {}
+        self._pulled: dict[LayerId, bool] = {}
 
     def shorten(self, chain: Chain) -> Chain:
         """A chain that gives the same tree, with few layers. Raises StorageError."""
         if len(chain) <= PLAIN:
             return chain
-        out: list[LayerId] = []
+        # Base layers are large and few: they are left as they are, where that is possible.
         at = 0
+        while at < _BASE and self._is_pulled(chain[at]):
+            at += 1
+        out = list(chain[:at])
         while len(chain) - at >= _RUN:
             size = _RUN
             while size * _RUN <= len(chain) - at:
@@ -52,6 +57,12 @@ class Merger:
             out.append(self._merged(chain[at : at + size]))
             at += size
         return (*out, *chain[at:])
+
+    def _is_pulled(self, layer: LayerId) -> bool:
+        known = self._pulled.get(layer)
+        if known is None:
+            known = self._pulled[layer] = self._layers.get(layer).blob is not None
+        return known
 
     def _merged(self, parts: Chain) -> LayerId:
         known = self._known.get(parts)
