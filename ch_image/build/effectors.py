@@ -12,9 +12,9 @@ from ch_image.build import lookup
 from ch_image.build.add import AddSpec, add, identity
 from ch_image.build.add import choose as choose_added
 from ch_image.build.context import Context
-from ch_image.build.copy import CopySpec, Document, choose
+from ch_image.build.copy import CopySpec, Document
+from ch_image.build.copy import content as copy_content
 from ch_image.build.copy import copy as copy_files
-from ch_image.build.digest import digest
 from ch_image.build.effects import (
     AddEffect,
     CopyEffect,
@@ -88,9 +88,9 @@ class Effectors:
                 if not effect.sources:
                     return {}
                 source = self._source(origins[0], chains[0])
-                chosen = choose(_copy_spec(effect), source)
                 owners = chains[0] is not None and not effect.chown
-                found = digest(source, chosen, owners=owners, memo=self._inputs.memo)
+                spec = _copy_spec(effect)
+                found = copy_content(spec, source, owners=owners, memo=self._inputs.memo)
                 return {" ".join(effect.sources): found}
             case AddEffect():
                 spec = _add_spec(effect)

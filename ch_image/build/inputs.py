@@ -112,12 +112,18 @@ class Inputs:
         return found if not self._storage.layers.missing(found.layers) else None
 
     def tree(self, chain: Chain) -> ImageSource:
-        """The files of a stage or image, mounted for reading."""
+        """The files of a stage or image, mounted when one of them is looked at."""
         with self._lock:
             found = self._trees.get(chain)
             if found is None:
-                root = self._open.enter_context(self._snapshotter.view(chain))
-                owners = merged_owners(self._storage.layers, chain)
-                found = ImageSource(root, owners, " ".join(chain))
+                found = ImageSource(
+                    lambda: self._mounted(chain),
+                    lambda: merged_owners(self._storage.layers, chain),
+                    " ".join(chain),
+                )
                 self._trees[chain] = found
             return found
+
+    def _mounted(self, chain: Chain) -> str:
+        with self._lock:
+            return self._open.enter_context(self._snapshotter.view(chain))

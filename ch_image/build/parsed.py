@@ -1,20 +1,17 @@
 """Parse results kept by content, for importing and building the parser costs more than a build
 that finds everything in the cache.
 
-A kept file is JSON: a node is a list that begins with its class's name, a tuple one that begins
-with "". It is named after the digest of what was parsed, and its own digest stands in front.
+A kept file is named after the digest of what was parsed, and its own digest stands in front.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from typing import Any
 
 from ch_image import __version__
-from ch_image.dockerfile import ast
 from ch_image.dockerfile.ast import Dockerfile
+from ch_image.dockerfile.ast_json import ast_from_json, ast_to_json
 
 _KEEP = 64  # files
 _PREFIX = "parsed-"
@@ -44,14 +41,13 @@ def _read(path: str) -> Dockerfile | None:
             digest, body = file.read(_HEX), file.read()
         if hashlib.sha256(body).hexdigest().encode() != digest:
             return None
-        found = decode(json.loads(body))
-    except (OSError, ValueError, TypeError, KeyError):
+        return ast_from_json(body)
+    except (OSError, ValueError):
         return None
-    return found if isinstance(found, Dockerfile) else None
 
 
 def _write(path: str, directory: str, parsed: Dockerfile) -> None:
-    body = json.dumps(encode(parsed), separators=(",", ":")).encode()
+    body = ast_to_json(parsed).encode()
     temporary = f"{path}.{os.getpid()}"
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -64,27 +60,3 @@ def _write(path: str, directory: str, parsed: Dockerfile) -> None:
             os.unlink(entry.path)
     except OSError:  # a full or read-only disk: the next build parses again
         pass
-
-
-def encode(value: Any) -> Any:
-    """A syntax tree as JSON values."""
-    if isinstance(value, tuple):
-        kind = type(value).__name__ if hasattr(value, "_fields") else ""
-        return [kind, *map(encode, value)]
-    return value
-
-
-def decode(value: Any) -> Any:
-    """The inverse of ``encode``. Raises KeyError, TypeError on what it did not write."""
-    if not isinstance(value, list):
-        return value
-    kind, *fields = value
-    parts = tuple(map(decode, fields))
-    return _CLASSES[kind](*parts) if kind else parts
-
-
-_CLASSES: dict[str, Any] = {
-    name: found
-    for name, found in vars(ast).items()
-    if isinstance(found, type) and hasattr(found, "_fields")
-}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ch_image.build.parsed import decode, encode, parse_cached
+from ch_image.build.parsed import parse_cached
 from ch_image.dockerfile.parser import parse
 from ch_image.errors import DockerfileError
 
@@ -28,11 +28,6 @@ ONBUILD ADD x y
 LABEL "a"='b'
 CMD ["a", "\\u00e9"]
 """
-
-
-def test_a_tree_survives_as_json() -> None:
-    tree = parse(TEXT, "Dockerfile")
-    assert decode(encode(tree)) == tree
 
 
 def test_the_second_reading_is_the_first(tmp_path: Path) -> None:
