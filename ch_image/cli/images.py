@@ -28,7 +28,7 @@ def _list(session: Session) -> int:
         return details(session, session.words[0])
     images = session.storage.images
     deleted = session.parsed.has("undeletable")
-    found = images.deleted() if deleted else images.list()
+    found = sorted(images.deleted() if deleted else images.list(), key=lambda s: s.name)
     if session.words:
         found = matching(session, found, session.words[0])
     if deleted:  # their records are not among those that can be read by name

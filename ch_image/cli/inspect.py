@@ -10,6 +10,7 @@ from ch_image.cli.details import Sizes, image_id, local_time
 from ch_image.cli.session import Session, emit
 from ch_image.errors import ChError, printable
 from ch_image.model.oci import MAX_DOCUMENT, Manifest, config_json, parse_manifest
+from ch_image.model.ref import ImageRef
 from ch_image.storage.images import Image
 
 
@@ -38,7 +39,7 @@ def docker_view(session: Session, image: Image) -> dict[str, Any]:
     platform = image.config.platform
     return {
         "Id": image_id(session.storage, image),
-        "RepoTags": [str(ref)],
+        "RepoTags": [full_name(ref)],
         "RepoDigests": digests,
         "Created": image.config.created,
         "Author": image.config.author,
@@ -50,6 +51,12 @@ def docker_view(session: Session, image: Image) -> dict[str, Any]:
         "RootFS": {"Type": "layers", "Layers": list(image.config.diff_ids)},
         "Metadata": {"LastTagTime": local_time(image.created)},
     }
+
+
+def full_name(ref: ImageRef) -> str:
+    """The short name with its tag, also where that is ``latest``."""
+    name = ref.name.partition("@")[0]
+    return name if ":" in name.rpartition("/")[2] else f"{name}:{ref.tag or 'latest'}"
 
 
 def _digests(session: Session, image: Image) -> list[str]:

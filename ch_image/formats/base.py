@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from ch_image.errors import UsageError, printable
+from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.oci import ImageConfig
 from ch_image.model.ref import ImageRef
 from ch_image.report import Reporter
@@ -92,6 +92,11 @@ def find(name: str) -> Format:
 
 
 def temporary_name(path: str) -> str:
-    """A free name beside ``path``, for what is to be renamed to it."""
+    """A free name beside the absolute ``path``, for what is to be renamed to it.
+
+    Raises ImageError when the directory is not there.
+    """
     parent, _, name = path.rpartition("/")
+    if not os.path.isdir(parent or "/"):
+        raise ImageError(f"no such directory: {printable(parent)}")
     return f"{parent}/.{name[:100]}.{os.urandom(6).hex()}.part"

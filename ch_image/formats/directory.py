@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.formats.base import Content, Place, temporary_name
-from ch_image.formats.outfit import recall
+from ch_image.formats.outfit import METADATA, recall
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_tree, ordinary_xattr, set_mode
 from ch_image.fs.directories import Directories
@@ -72,7 +72,8 @@ def check_replaceable(path: str, clobber: bool) -> None:
         raise ImageError(f"there is something that is no directory: {shown}") from None
     if not clobber:
         raise ImageError(f"it exists already: {shown}", hint="leave out --no-clobber")
-    if names and not all(os.path.lexists(f"{path}/{name}") for name in _LOOKS_LIKE_AN_IMAGE):
+    ours = os.path.lexists(f"{path}/{METADATA}")
+    if names and not ours and not all(map(names.__contains__, _LOOKS_LIKE_AN_IMAGE)):
         raise ImageError(
             f"the directory exists and does not look like an image: {shown}",
             hint="remove it first, or choose another name",

@@ -29,33 +29,33 @@ _DIRECTORIES = (
     "dev", "proc", "sys", "tmp", "etc", "ch", "mnt", *(f"mnt/{number}" for number in range(10)),
 )  # fmt: skip
 _FILES = ("etc/hosts", "etc/resolv.conf")
-_ENVIRONMENT, _METADATA = "ch/environment", "ch/metadata.json"
+ENVIRONMENT, METADATA = "ch/environment", "ch/metadata.json"
+_WHEN = 1_000_000_000 * 10**9  # ns; what is put in has no time of its own
 _MAX_METADATA = 1 << 20  # bytes
 
 
 def outfit(root: str, config: ImageConfig) -> list[str]:
     """Put it all into the tree at ``root``; what could not be done, in words.
 
-    New nodes get the root directory's time and old directories keep theirs, so that the same
-    image always leaves as the same tree.
+    New nodes get a fixed time and old directories keep theirs, so that the same image always
+    leaves as the same tree.
     """
     wanted: list[tuple[str, bytes | None]] = [(path, None) for path in _DIRECTORIES]
     wanted += [(path, b"") for path in _FILES]
-    wanted.append((_ENVIRONMENT, _bytes(environment_text(config.config))))
-    wanted.append((_METADATA, _bytes(metadata_text(config))))
+    wanted.append((ENVIRONMENT, _bytes(environment_text(config.config))))
+    wanted.append((METADATA, _bytes(metadata_text(config))))
     problems = []
     with Tree(root) as tree:
-        when = tree.lstat("").st_mtime_ns
         for path, data in wanted:
             try:
-                _put(tree, path, data, when)
+                _put(tree, path, data)
             except OSError as error:
                 reason = error.strerror or str(error)
                 problems.append(f"cannot put /{path} into the exported tree: {reason}")
     return problems
 
 
-def _put(tree: Tree, path: str, data: bytes | None, when: int) -> None:
+def _put(tree: Tree, path: str, data: bytes | None) -> None:
     """A directory (``data`` None) or file, where there is none; our own files are replaced."""
     parent, name = tree.open_parent(path)
     try:
@@ -65,7 +65,7 @@ def _put(tree: Tree, path: str, data: bytes | None, when: int) -> None:
         except FileNotFoundError:
             pass
         else:
-            if path not in (_ENVIRONMENT, _METADATA):
+            if path not in (ENVIRONMENT, METADATA):
                 return
             if stat.S_ISDIR(state.st_mode):
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -75,7 +75,7 @@ def _put(tree: Tree, path: str, data: bytes | None, when: int) -> None:
             os.chmod(name, 0o1777 if name == "tmp" else 0o755, dir_fd=parent)
         else:
             _write(parent, name, data)
-        os.utime(name, ns=(when, when), dir_fd=parent, follow_symlinks=False)
+        os.utime(name, ns=(_WHEN, _WHEN), dir_fd=parent, follow_symlinks=False)
         os.utime(".", ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=parent)
     finally:
         os.close(parent)
@@ -122,7 +122,7 @@ def recall(root: str) -> ImageConfig:
     """
     with Tree(root) as tree:
         try:
-            value = parse_json(tree.read_bytes(_METADATA, _MAX_METADATA), f"/{_METADATA}")
+            value = parse_json(tree.read_bytes(METADATA, _MAX_METADATA), f"/{METADATA}")
         except (OSError, ChError):
             value = {"env": _variables(tree)}
     env = _texts(value.get("env"))
@@ -140,7 +140,7 @@ def recall(root: str) -> ImageConfig:
 def _variables(tree: Tree) -> dict[str, str]:
     """What ``/ch/environment`` says, where only that is there."""
     try:
-        lines = tree.read_bytes(_ENVIRONMENT, _MAX_METADATA).decode("utf-8", "surrogateescape")
+        lines = tree.read_bytes(ENVIRONMENT, _MAX_METADATA).decode("utf-8", "surrogateescape")
     except OSError:
         return {}
     return dict(line.partition("=")[::2] for line in lines.split("\n") if "=" in line)
@@ -168,7 +168,7 @@ def _platform(value: Any) -> Platform:
 def undress(root: str) -> None:
     """Take our two files out of a tree of ours that becomes a layer, and /ch if nothing is left."""
     with Tree(root) as tree:
-        for path in (_ENVIRONMENT, _METADATA):
+        for path in (ENVIRONMENT, METADATA):
             _remove(tree, path, os.unlink)
         _remove(tree, "ch", os.rmdir)
 
