@@ -43,6 +43,7 @@ from ch_image.storage.snapshots.base import Draft, Snapshotter
 from ch_image.storage.store import Storage
 
 Owners = dict[str, tuple[int, int]]
+_PATH = "/usr/local/bin:/usr/bin:/bin"  # where git is looked for, on the host
 
 
 class Made(NamedTuple):
@@ -89,8 +90,8 @@ class Effectors:
                     return {}
                 source = self._source(origins[0], chains[0])
                 owners = chains[0] is not None and not effect.chown
-                spec = _copy_spec(effect)
-                found = copy_content(spec, source, owners=owners, memo=self._inputs.memo)
+                files = _copy_spec(effect)
+                found = copy_content(files, source, owners=owners, memo=self._inputs.memo)
                 return {" ".join(effect.sources): found}
             case AddEffect():
                 spec = _add_spec(effect)
@@ -177,7 +178,11 @@ class Effectors:
             fetch = self._options.fetch or _no_network
             scratch = self._stack.enter_context(self._storage.scratch())
             found = Remotes(
-                scratch, fetch, checksum=effect.checksum, keep_git_dir=effect.keep_git_dir
+                scratch,
+                fetch,
+                checksum=effect.checksum,
+                keep_git_dir=effect.keep_git_dir,
+                environment={"PATH": _PATH, **self._options.passed},
             )
             self._fetched[effect] = found
         return found
