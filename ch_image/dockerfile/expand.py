@@ -12,6 +12,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Dockerfile, Heredoc, Span, Word
+from ch_image.dockerfile.patterns import (
+    PatternError,
+    pattern_regex,
+    replace_all,
+    without_prefix,
+    without_suffix,
+)
 
 Lookup = Callable[[str], str | None]
 
@@ -21,7 +28,6 @@ is_blank = re.compile(f"[{BLANKS}]").match
 
 _SPECIAL = re.compile("""[$'"\\\\`<]""")
 _PARAMETERS = "@*#?-$!0"
-_REGEX_SIGNS = "[]{}.+()|^$"
 
 
 class ExpandError(ValueError):
@@ -319,10 +325,10 @@ class _Scan:
             return value or ""
         greedy = word.startswith(sign)
         pattern = word[1:] if greedy else word
-        cut = _without_suffix if sign == "%" else _without_prefix
+        cut = without_suffix if sign == "%" else without_prefix
         try:
             return cut(pattern, value or "", greedy)
-        except _PatternError as error:
+        except PatternError as error:
             raise self.fault(str(error), start) from None
 
     def unsupported(self, sign: str, start: int) -> ExpandError:
@@ -341,19 +347,15 @@ class _Scan:
         if value is None and self.keep_unset:
             return f"${{{name}/{pattern}/{replacement}}}"
         try:
-            regex = re.compile(_regex(pattern, greedy=True))
-        except _PatternError as error:
+            regex = pattern_regex(pattern)
+        except PatternError as error:
             raise self.fault(str(error), start) from None
         if every:
-            return _replace_all(regex, value or "", replacement)
+            return replace_all(regex, value or "", replacement)
         found = regex.search(value or "")
         if found is None:
             return value or ""
         return (value or "")[: found.start()] + replacement + (value or "")[found.end() :]
-
-
-class _PatternError(ValueError):
-    """A pattern of ``#``, ``%`` or ``/`` with an escape that means nothing."""
 
 
 def _is_digit(char: str) -> bool:
@@ -362,60 +364,3 @@ def _is_digit(char: str) -> bool:
 
 def _is_name(char: str) -> bool:
     return char == "_" or char.isalpha() or char.isdecimal()
-
-
-def _regex(pattern: str, *, greedy: bool) -> str:
-    """A shell pattern of ``*`` and ``?`` as a regular expression."""
-    out = []
-    chars = iter(range(len(pattern)))
-    for i in chars:
-        char = pattern[i]
-        if char == "*":
-            out.append(".*" if greedy else ".*?")
-        elif char == "?":
-            out.append(".")
-        elif char == "\\":
-            after = pattern[i + 1 : i + 2]
-            if after and after in "}/":
-                continue  # escaped for the sake of ${}, not of the pattern
-            if not after or after not in "*?\\":
-                raise _PatternError(f'invalid escape "\\{after}" in the pattern of a substitution')
-            out.append("\\" + after)
-            next(chars)
-        else:
-            out.append("\\" + char if char in _REGEX_SIGNS else char)
-    return "".join(out)
-
-
-def _without_prefix(pattern: str, value: str, greedy: bool) -> str:
-    found = re.match(_regex(pattern, greedy=greedy), value)
-    return value[found.end() :] if found else value
-
-
-def _without_suffix(pattern: str, value: str, greedy: bool) -> str:
-    # The shortest match at the end is found by looking for it from the other side.
-    tokens = re.findall(r"\\.|[\s\S]", pattern)
-    return _without_prefix("".join(reversed(tokens)), value[::-1], greedy)[::-1]
-
-
-def _replace_all(regex: re.Pattern[str], value: str, replacement: str) -> str:
-    """All matches replaced as Go does: none is empty right behind another, $0 is the match."""
-    out: list[str] = []
-    last, previous = 0, -1
-    for found in regex.finditer(value):
-        if found.start() == found.end() == previous:
-            continue
-        out += [value[last : found.start()], _template(replacement, found.group())]
-        last = previous = found.end()
-    return "".join(out) + value[last:]
-
-
-def _template(replacement: str, match: str) -> str:
-    """``replacement`` with $0 and ${0} as the match, $$ as a dollar, other names as nothing."""
-
-    def put(found: re.Match[str]) -> str:
-        if found.group() == "$$":
-            return "$"
-        return match if (found.group(1) or found.group(2)) == "0" else ""
-
-    return re.sub(r"\$\$|\$(\w+)|\$\{(\w+)\}", put, replacement)
