@@ -61,9 +61,17 @@ class DirectoryGuest(Guest):
             if size:
                 raise _no_overlay(error) from None
             kernel.umount2(self.path, kernel.MNT_DETACH)
-            return self.path
+            return self._as_it_is()
         finally:
             os.close(image)
+
+    def _as_it_is(self) -> str:
+        """Read-only before anything is mounted in it: a mount point that is missing stays so."""
+        kernel.mount(self.path, self.path, None, kernel.MS_BIND | kernel.MS_REC)
+        fd = os.open(self.path, _OPEN)
+        kernel.mount_setattr(fd, "", kernel.AT_EMPTY_PATH, kernel.MOUNT_ATTR_RDONLY)
+        os.close(fd)
+        return self.path
 
     def environment(self, root: str) -> list[str]:
         """From /ch/environment, found inside the image whatever links it holds."""

@@ -16,7 +16,7 @@ from ch_image.cli.run_image import find
 from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
-from ch_image.sandbox.mounts import Bind, File, Operation, Tmpfs
+from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
 from ch_image.sandbox.plan import Plan
 from ch_image.sandbox.start import furnish
 
@@ -63,7 +63,7 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
     )
     plan = Plan(root, command)
     plan.namespaces, plan.emulate, plan.new_privileges = [], parsed.has("seccomp"), False
-    plan.operations = [*_furniture(parsed, host, uid, gid), *operations]
+    plan.operations = settled(root, [*_furniture(parsed, host, uid, gid), *operations])
     plan.env, plan.cwd = env, parsed.text("cd", "/")
     if parsed.count("verbose"):
         log.line("plan: " + " ".join(map(printable, Plan.words(plan))))
@@ -84,9 +84,9 @@ def identity(option: str, text: str, default: int) -> int:
     return int(text)
 
 
-def binds(texts: tuple[str, ...]) -> list[Operation]:
+def binds(texts: tuple[str, ...]) -> list[Bind]:
     """``SRC[:DST]`` as mounts; the destination is the source's path unless given."""
-    out: list[Operation] = []
+    out = []
     for text in texts:
         source, _, target = text.partition(":")
         if not source:
@@ -131,24 +131,68 @@ def _home(parsed: Parsed, root: str, host: Mapping[str, str]) -> str:
     return "/root" if os.path.isdir(f"{root}/root") else "/"
 
 
-def _furniture(parsed: Parsed, host: Mapping[str, str], uid: int, gid: int) -> list[Operation]:
-    """What every container gets from the host."""
-    out: list[Operation] = [Bind(path, path) for path in ("/dev", "/proc", "/sys")]
+def _furniture(
+    parsed: Parsed, host: Mapping[str, str], uid: int, gid: int
+) -> list[Bind | File | Tmpfs]:
+    """What every container gets from the host; files first, so that no directory covers them."""
+    out: list[Bind | File | Tmpfs] = []
     out += [Bind(path, path) for path in _OPTIONAL if os.path.exists(path)]
+    if not parsed.has("no-passwd"):
+        out.append(File("/etc/passwd", passwd(uid, gid, host)))
+        out.append(File("/etc/group", group(gid)))
+    out += [Bind(path, path) for path in ("/dev", "/proc", "/sys")]
     out += [Bind(source, target) for source, target in _CRAY if os.path.exists(source)]
     if parsed.has("private-tmp"):
         out.append(Tmpfs("/tmp", "mode=1777"))
     else:
         out.append(Bind(host.get("TMPDIR") or "/tmp", "/tmp"))
-    if not parsed.has("no-passwd"):
-        out.append(File("/etc/passwd", passwd(uid, gid, host)))
-        out.append(File("/etc/group", group(gid)))
     if parsed.has("home"):
         home = host.get("HOME", "")
         if not os.path.isdir(home):
             raise ChError("--home: HOME names no directory")
         out.append(Bind(home, f"/home/{user_name(host)}"))
     return out
+
+
+def settled(root: str, operations: list[Bind | File | Tmpfs]) -> list[Operation]:
+    """``operations`` with their targets resolved, and made, in the image alone.
+
+    So no link of the image can lead a mount point, or its making, into a directory of the host
+    that is mounted before it. Raises ChError for a target that would have to be made there.
+    """
+    bare = Root(root)
+    prefix = len(os.path.realpath(root).rstrip("/"))
+    mounted: list[tuple[str, str]] = []
+    out: list[Operation] = []
+    for operation in operations:
+        source = operation.source if isinstance(operation, Bind) else ""
+        is_directory = os.path.isdir(source) if source else isinstance(operation, Tmpfs)
+        try:
+            fd = bare.target(operation.target, is_directory)
+        except OSError as error:
+            if source in _OPTIONAL:
+                continue
+            target = printable(operation.target, 300)
+            raise ChError(f"can't bind: destination {target}: {error.strerror}") from None
+        operation.target = os.readlink(fd_path(fd))[prefix:] or "/"
+        os.close(fd)
+        _refuse_foreign(operation.target, mounted)
+        if is_directory:
+            mounted.append((operation.target, source))
+        out.append(operation)
+    os.close(bare.fd)
+    return out
+
+
+def _refuse_foreign(target: str, mounted: list[tuple[str, str]]) -> None:
+    for above, source in reversed(mounted):
+        if target.startswith(f"{above.rstrip('/')}/"):
+            if source and not os.path.lexists(source + target[len(above.rstrip("/")) :]):
+                raise ChError(
+                    f"can't bind: destination not found: {printable(target, 300)}",
+                    hint=f"{above} is the host's {source}; nothing is made in there",
+                )
+            return
 
 
 def passwd(uid: int, gid: int, host: Mapping[str, str]) -> str:

@@ -1,0 +1,256 @@
+"""ch-run as a process: what it says, what its command sees, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import world
+
+pytestmark = pytest.mark.userns
+
+
+@pytest.fixture
+def image(base_layout: world.BaseImage) -> str:
+    """A directory with busybox in it."""
+    return str(base_layout.tree)
+
+
+def run(tool: world.Tool, *words: object, **options: object) -> world.Done:
+    return tool.run("ch-run", *words, **options)  # type: ignore[arg-type]
+
+
+USAGE = {
+    "nothing": ([], 64, "no image"),
+    "no command": (["{image}"], 64, "no command"),
+    "no command after --": (["{image}", "--"], 64, "no command"),
+    "an unknown option": (["--wirte", "{image}", "--", "true"], 64, "--wirte"),
+    "an unknown image": (["/nosuch", "--", "true"], 31, "/nosuch"),
+    "an image that is a file": (["/etc/passwd", "--", "true"], 31, "/etc/passwd"),
+    "an unknown name": (["nosuch:1", "--", "true"], 31, "nosuch:1"),
+    "no such command": (["{image}", "--", "nosuch"], 49, "nosuch"),
+    "no such command by path": (["{image}", "--", "/bin/nosuch"], 49, "/bin/nosuch"),
+    "a command that is no program": (["{image}", "--", "/etc/passwd"], 49, "Permission denied"),
+    "a command that is a directory": (["{image}", "--", "/etc"], 49, "/etc"),
+    "an absent directory": (["-c", "/nosuch", "{image}", "--", "true"], 31, "/nosuch"),
+    "an absent bind": (["-b", "/nosuch:/mnt", "{image}", "--", "true"], 31, "/nosuch"),
+    "a bind without source": (["-b", ":/mnt", "{image}", "--", "true"], 64, "--bind"),
+    "a user that is no number": (["-u", "root", "{image}", "--", "true"], 64, "--uid"),
+    "a group that is no number": (["-g", "-1", "{image}", "--", "true"], 64, "--gid"),
+    "an absent file of variables": (["--set-env=nosuch", "{image}", "--", "true"], 31, "nosuch"),
+    "no variables in the image": (["--set-env", "{image}", "--", "true"], 31, "/ch/environment"),
+    "an empty pattern": (["--unset-env=", "{image}", "--", "true"], 31, "--unset-env"),
+    "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
+    "an unknown feature": (["--feature=x"], 64, "'x'"),
+    "a bad size": (["-W=much", "{image}", "--", "true"], 31, ""),
+    "--join": (["--join", "{image}", "--", "true"], 87, "not built yet"),
+    "--mount": (["-m", "/mnt", "{image}", "--", "true"], 87, "not built yet"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "message"), USAGE.values(), ids=USAGE.keys())
+def test_what_cannot_be_run_is_told_with_its_own_code(
+    words: list[str], code: int, message: str, ch_image: world.Tool, image: str
+) -> None:
+    done = run(ch_image, *(word.format(image=image) for word in words))
+    assert done.code == code, done
+    assert message in done.fault()
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("feature", "code"), [("extglob", 0), ("seccomp", 0), ("overlayfs", 0), ("squash", 87)]
+)
+def test_features_are_told_by_exit_code(feature: str, code: int, ch_image: world.Tool) -> None:
+    assert run(ch_image, "--feature", feature) == world.Done(code, "", "")
+
+
+def test_help_usage_and_version_go_to_standard_output(ch_image: world.Tool) -> None:
+    for option in ("--help", "-h", "-?", "--usage"):
+        assert run(ch_image, option).ok().out.startswith("usage: ch-run")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run(ch_image, "-V").ok().out)
+
+
+def test_the_commands_exit_code_and_signal_are_seen(ch_image: world.Tool, image: str) -> None:
+    assert run(ch_image, image, "--", "sh", "-c", "exit 7").code == 7
+    assert run(ch_image, image, "--", "sh", "-c", "kill -9 $$").code == -signal.SIGKILL
+
+
+def test_options_stand_on_both_sides_and_the_commands_stay_its_own(
+    ch_image: world.Tool, image: str
+) -> None:
+    for words in (["-c", "/etc", image, "--"], [image, "-c", "/etc", "--"], ["-c", "/etc", image]):
+        assert run(ch_image, *words, "sh", "-c", "pwd").ok().out == "/etc\n"
+    assert run(ch_image, image, "echo", "-c", "--", "x").ok().out == "-c -- x\n"
+
+
+def test_the_image_is_read_only_and_left_alone(ch_image: world.Tool, image: str) -> None:
+    before = sorted(os.walk(image))
+    done = run(ch_image, "-b", "/etc:/no/such/place", image, "--", "sh", "-c",
+               "ls /no/such/place/passwd; touch /x; touch /etc/x")  # fmt: skip
+    assert done.out == "/no/such/place/passwd\n"
+    assert done.err.count("Read-only file system") == 2
+    assert sorted(os.walk(image)) == before
+
+
+def test_fake_writes_succeed_and_are_forgotten(ch_image: world.Tool, image: str) -> None:
+    before = sorted(os.walk(image))
+    script = "echo x > /x && rm -r /usr && mkdir /usr && cat /x && ls /usr | wc -l"
+    assert run(ch_image, "-W", image, "--", "sh", "-c", script).ok().out.split() == ["x", "0"]
+    assert sorted(os.walk(image)) == before
+    full = run(ch_image, "-W=1m", image, "--", "sh", "-c", "head -c 9000000 /dev/zero > /x")
+    assert full.code != 0
+
+
+def test_writes_stay_where_they_were_asked_for(
+    ch_image: world.Tool, base_layout: world.BaseImage, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    subprocess.run(["cp", "-a", str(base_layout.tree), str(image)], check=True)
+    run(ch_image, "-w", str(image), "--", "sh", "-c", "echo kept > /x").ok()
+    assert (image / "x").read_text() == "kept\n"
+
+
+def test_the_user_is_known_inside_and_can_be_chosen(ch_image: world.Tool, image: str) -> None:
+    me = run(ch_image, image, "--", "sh", "-c", "id -u; id -g; whoami").ok().out.split()
+    assert me[:2] == [str(os.getuid()), str(os.getgid())]
+    root = run(ch_image, "-u0", "--gid=0", image, "--", "sh", "-c", "id -u; id -g; whoami").ok()
+    assert root.out.split() == ["0", "0", "root"]
+    other = run(ch_image, "-u", "4321", image, "--", "id", "-u").ok()
+    assert other.out == "4321\n"
+    own = run(ch_image, "--no-passwd", image, "--", "cat", "/etc/passwd").ok().out
+    assert own == (Path(image) / "etc/passwd").read_text()
+
+
+def test_the_environment_is_the_hosts_adjusted(ch_image: world.Tool, image: str) -> None:
+    env = {"TMPDIR": "/var/tmp", "MINE": "1"}
+    script = "echo $HOME,$PATH,${TMPDIR-unset},$MINE,$CH_RUNNING"
+    done = run(ch_image, image, "--", "sh", "-c", script, env=env).ok()
+    home, path, tmpdir, mine, running = done.out.strip().split(",")
+    assert (home, tmpdir, mine, running) == ("/root", "unset", "1", "Weird Al Yankovic")
+    assert "/bin" in path.split(":")
+
+
+def test_variables_are_edited_in_their_order(
+    ch_image: world.Tool, image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "env").write_text("A=1\n\nB='two words'\n")
+    (tmp_path / "env0").write_bytes(b"C=x\ny\0D=4\0")
+    words = [
+        *("--unset-env=*", f"--set-env={tmp_path}/env", f"--set-env0={tmp_path}/env0"),
+        *("--unset-env=@(D|E)", "--set-env=P=/x:$A", "--env-no-expand", "--set-env=Q=$A"),
+    ]
+    done = run(ch_image, *words, image, "--", "/bin/env", "-0").ok()
+    found = dict(item.split("=", 1) for item in done.out.split("\0") if item)
+    assert found == {
+        "A": "1", "B": "two words", "C": "x\ny", "P": "/x:1", "Q": "$A",
+        "CH_RUNNING": "Weird Al Yankovic",
+    }  # fmt: skip
+
+
+def test_home_and_tmp_are_brought_in_or_not(
+    ch_image: world.Tool, image: str, tmp_path: Path
+) -> None:
+    (ch_image.home / "file").write_text("mine")
+    done = run(ch_image, "--home", image, "--", "sh", "-c", "cat $HOME/file; echo $HOME").ok()
+    assert done.out == "mine/home/tester\n"
+    (tmp_path / "there").write_text("x")
+    env = {"TMPDIR": str(tmp_path)}
+    assert "there" in run(ch_image, image, "--", "ls", "/tmp", env=env).ok().out.split()
+    assert run(ch_image, "-t", image, "--", "ls", "/tmp", env=env).ok().out == ""
+
+
+def test_nothing_of_the_host_leaks_in(ch_image: world.Tool, image: str) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    script = "ls /proc/self/fd; grep -E 'NoNewPrivs|SigIgn' /proc/self/status"
+    argv = ch_image.argv("ch-run", image, "--", "sh", "-c", script)
+    env = ch_image.environment()
+    out = subprocess.run(argv, capture_output=True, text=True, env=env, close_fds=False).stdout
+    os.close(reader)
+    os.close(writer)
+    assert out.split()[:4] == ["0", "1", "2", "3"]  # 3 is ls's own
+    assert re.search(r"NoNewPrivs:\s+1", out)
+    ignored = int(re.findall(r"SigIgn:\s+(\w+)", out)[0], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1)), "the command would not see a broken pipe"
+
+
+def test_power_over_the_mounts_is_gone(ch_image: world.Tool, image: str) -> None:
+    script = "umount /tmp; mount -o remount,rw /; touch /x"
+    done = run(ch_image, "-u0", "-g0", image, "--", "sh", "-c", script)
+    assert done.code != 0
+    assert not (Path(image) / "x").exists()
+
+
+def test_a_hostile_image_cannot_lead_a_mount_out(ch_image: world.Tool, tmp_path: Path,
+                                                 base_layout: world.BaseImage) -> None:  # fmt: skip
+    image, outside = tmp_path / "image", tmp_path / "outside"
+    subprocess.run(["cp", "-a", str(base_layout.tree), str(image)], check=True)
+    outside.mkdir()
+    (image / "door").symlink_to(f"../../../../../../{outside}")
+    (image / "etc/resolv.conf").symlink_to(f"{outside}/resolv.conf")
+    (image / "sys").symlink_to("/proc")
+    for target in ("/door/in", "/door", "/deep/door/in", "/shm/in"):
+        (image / "shm").symlink_to("/dev/shm/ch-run-test") if target == "/shm/in" else None
+        done = run(ch_image, "-b", f"{tmp_path}:{target}", str(image), "--", "ls", "/")
+        assert "Traceback" not in done.err
+        assert list(outside.iterdir()) == []
+    assert not Path("/dev/shm/ch-run-test").exists()
+
+
+def test_what_is_mounted_over_links_stays_in_the_image(
+    ch_image: world.Tool, tmp_path: Path, base_layout: world.BaseImage
+) -> None:
+    image = tmp_path / "image"
+    subprocess.run(["cp", "-a", str(base_layout.tree), str(image)], check=True)
+    (image / "data").symlink_to("/srv/data")
+    (tmp_path / "file").write_text("here")
+    words = ["-b", f"{tmp_path}/file:/data/file", str(image), "--", "cat", "/srv/data/file"]
+    assert run(ch_image, *words).ok().out == "here"
+
+
+def test_a_mount_point_in_a_directory_of_the_host_is_not_made(
+    ch_image: world.Tool, image: str, tmp_path: Path
+) -> None:
+    words = ["-b", "/etc:/tmp/new", image, "--", "true"]
+    done = run(ch_image, *words, env={"TMPDIR": str(tmp_path)})
+    assert (done.code, "/tmp/new" in done.fault()) == (31, True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    run(ch_image, *words, env={"TMPDIR": str(tmp_path)}).ok()
+    run(ch_image, "-t", "-b", "/etc:/tmp/new", image, "--", "ls", "/tmp/new/passwd").ok()
+
+
+def test_an_image_in_storage_runs_from_its_layers(
+    ch_image: world.Tool, base_layout: world.BaseImage
+) -> None:
+    ch_image("import", base_layout.tar, "demo").ok()
+    assert run(ch_image, "demo", "--", "cat", "/etc/os-release").ok().out.startswith("ID=busybox")
+    assert "Read-only" in run(ch_image, "demo", "--", "touch", "/x").err
+    run(ch_image, "-W", "demo:latest", "--", "touch", "/x").ok()
+    done = run(ch_image, "-w", "demo", "--", "true")
+    assert (done.code, "-W" in done.err) == (31, True)
+    assert run(ch_image, "--set-env", "demo", "--", "true").code == 0
+    assert os.listdir(ch_image.storage / "tmp") == []
+
+
+def test_many_start_at_once(ch_image: world.Tool, image: str) -> None:
+    argv = ch_image.argv("ch-run", image, "--", "true")
+    running = [subprocess.Popen(argv, env=ch_image.environment()) for _ in range(30)]
+    assert [process.wait(60) for process in running] == [0] * 30
+
+
+def test_seccomp_lets_calls_succeed_that_need_root(ch_image: world.Tool, image: str) -> None:
+    words = ["-W", "-u0", "-g0", image, "--", "chown", "5:5", "/etc/passwd"]
+    assert run(ch_image, *words).code != 0
+    run(ch_image, "--seccomp", *words).ok()
+
+
+def test_ch_run_oci_says_that_it_is_not_there(ch_image: world.Tool) -> None:
+    done = ch_image.run("ch-run-oci", "state", "x")
+    assert done.code == 2
+    assert "not built yet" in done.fault()
