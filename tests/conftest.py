@@ -93,6 +93,8 @@ def debian_base(registry: world.Registry) -> str:
 
 def remove_tree(path: Path) -> None:
     """Remove a tree whose directories may have any modes; what is left is not ours to hide."""
+    if path.is_file():
+        path.unlink()
     if not path.exists():
         return
     subprocess.run(["chmod", "-R", "u+rwX", str(path)], check=False, capture_output=True)

@@ -61,6 +61,7 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     base = {
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),  # credentials of podman's are looked for here
         "USER": "tester",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
@@ -223,9 +224,10 @@ class Registry(NamedTuple):
         """Copy `source` (a skopeo name such as oci:DIR:TAG) here; its name as we would pull it."""
         done = subprocess.run(
             [program("skopeo"), "--insecure-policy", "copy", "--all", "--dest-tls-verify=false",
-             source, f"docker://{self.host}/{name}"],
+             "--dest-no-creds", source, f"docker://{self.host}/{name}"],
             capture_output=True,
             text=True,
+            env=clean_environment(self.root),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return self.ref(name)

@@ -233,10 +233,6 @@ def test_without_user_namespaces_what_needs_none_works(words: list[str], used: w
     assert raw.returncode == 0, raw.stderr
 
 
-def _read_only(path: Path) -> None:
-    path.mkdir(mode=0o500)
-
-
 def _inside_a_file(path: Path) -> None:
     path.write_text("a file")
 
@@ -252,7 +248,6 @@ def _newer(path: Path, tool: Callable[..., world.Done]) -> None:
 
 
 PLACES = {
-    "a directory that cannot be written": _read_only,
     "a file": _inside_a_file,
     "a directory of other things": _of_somebody_else,
 }
@@ -271,6 +266,35 @@ def test_storage_that_cannot_be_ours_is_refused_untouched(
     assert re.search(r"^hint: ", done.err, re.M), done.err
     assert done.code == 1
     assert state() == before
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes anywhere")
+def test_storage_where_nothing_can_be_made_is_told_with_its_path(
+    base_image: str, ch_image: world.Tool
+) -> None:
+    place = "/usr/lib/nobodys/storage"
+    done = ch_image("pull", base_image, env={"CH_IMAGE_STORAGE": place})
+    assert place in done.fault() or "/usr/lib" in done.fault()
+    assert re.search(r"^hint: ", done.err, re.M), done.err
+    assert done.code == 1
+
+
+def test_storage_on_a_read_only_filesystem_still_lists(used: world.Tool, tmp_path: Path) -> None:
+    before = used("inspect", "good").ok().out
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    read_only = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+
+    def run(*words: object) -> world.Done:
+        argv = [*read_only, str(used.storage), *used.argv("ch-image", *words)]
+        raw = subprocess.run(argv, capture_output=True, text=True, env=used.environment())
+        return world.Done(raw.returncode, raw.stdout, raw.stderr)
+
+    assert "good" in run("list").ok().out.split()
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    done = run("build", "-t", "bad", tmp_path)
+    assert "read-only" in done.fault().lower(), done.err
+    assert done.code == 1
+    check_intact(used, before)
 
 
 def snapshot(path: Path) -> list[tuple[str, int, str]]:
