@@ -121,6 +121,7 @@ class _Digester:
 
     def _finish(self, pending: _Pending) -> bytes:
         level, known = pending.level, pending.known
+        self._source.contents.setdefault(level.path, {}).update(known)
         parts: list[bytes] = []
         for row in level.rows:
             parts += (os.fsencode(row[NAME]), b"\0%o\0" % row[MODE], known.get(row[NAME], _NOTHING))

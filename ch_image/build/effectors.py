@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from ch_image.build import lookup
 from ch_image.build.add import AddSpec, add, identity
 from ch_image.build.add import choose as choose_added
 from ch_image.build.context import Context
-from ch_image.build.copy import CopySpec, Document
+from ch_image.build.copy import CopySpec, Document, choose
 from ch_image.build.copy import content as copy_content
 from ch_image.build.copy import copy as copy_files
 from ch_image.build.effects import (
@@ -24,6 +24,7 @@ from ch_image.build.effects import (
     WorkdirEffect,
 )
 from ch_image.build.inputs import Inputs
+from ch_image.build.key import name_files
 from ch_image.build.options import BuildOptions
 from ch_image.build.origins import ContextOrigin, Origin
 from ch_image.build.plan import Step
@@ -31,7 +32,7 @@ from ch_image.build.remote import Remotes, is_remote
 from ch_image.build.run import RunSettings
 from ch_image.build.run import run as run_command
 from ch_image.build.schedule import Cancel
-from ch_image.build.source import Source
+from ch_image.build.source import ImageSource, Source
 from ch_image.errors import BuildError
 from ch_image.fs import owners as records
 from ch_image.fs.tree import Tree
@@ -46,13 +47,6 @@ Owners = dict[str, tuple[int, int]]
 _PATH = "/usr/local/bin:/usr/bin:/bin"  # where git is looked for, on the host
 
 
-class Made(NamedTuple):
-    """A layer, and inputs to record that only its making told."""
-
-    layer: LayerId
-    named: Mapping[str, str]
-
-
 class Effectors:
     """What the effects of one build share. ``carry_out`` may be called from several threads."""
 
@@ -60,7 +54,7 @@ class Effectors:
         self,
         options: BuildOptions,
         storage: Storage,
-        snapshotter: Snapshotter,
+        snapshotter: Callable[[], Snapshotter],
         inputs: Inputs,
         report: Reporter,
         cancel: Cancel,
@@ -102,7 +96,7 @@ class Effectors:
             case RunEffect():
                 from ch_image.build.run_mounts import mount_content
 
-                return mount_content(effect, origins, chains, self._source)
+                return mount_content(effect, origins, chains, self._source, self._inputs.memo)
             case RsyncEffect():
                 from ch_image.build.rsync import content as rsync_content
 
@@ -111,6 +105,31 @@ class Effectors:
                 return {}
             case _:
                 assert_never(effect)
+
+    def files(
+        self, effect: Effect, origins: Sequence[Origin | None], chains: Sequence[Chain | None]
+    ) -> Mapping[str, str]:
+        """Inputs for a step's record that name the files behind its ``content``."""
+        from ch_image.build.named import named_files
+
+        found: dict[str, str] = {}
+        match effect:
+            case CopyEffect() if effect.sources:
+                source = self._source(origins[0], chains[0])
+                if not isinstance(source, ImageSource) or source.contents:
+                    found = named_files(source, choose(_copy_spec(effect), source))
+            case AddEffect():
+                context = self._context_if_any(effect)
+                if context is not None:
+                    for _, selection in choose_added(_add_spec(effect), context):
+                        found |= named_files(context, selection) if selection else {}
+            case RunEffect() if effect.mounts:
+                from ch_image.build.run_mounts import mount_files
+
+                found = mount_files(effect, origins, chains, self._source)
+            case _:
+                pass
+        return name_files(found)
 
     def _source(self, origin: Origin | None, chain: Chain | None) -> Source:
         if chain is not None:
@@ -123,14 +142,15 @@ class Effectors:
 
     def carry_out(
         self, effect: Effect, step: Step, chain: Chain, chains: Sequence[Chain | None]
-    ) -> Made:
+    ) -> LayerId:
         """Make the layer of ``effect`` on ``chain``. Raises what the effect raises."""
-        draft = self._snapshotter.prepare(chain)
+        snapshotter = self._snapshotter()
+        draft = snapshotter.prepare(chain)
         try:
             owners = self._apply(effect, step, draft, chains)
-            return Made(self._snapshotter.commit(draft, owners), {})
+            return snapshotter.commit(draft, owners)
         finally:
-            self._snapshotter.discard(draft)
+            snapshotter.discard(draft)
 
     def _apply(
         self, effect: Effect, step: Step, draft: Draft, chains: Sequence[Chain | None]

@@ -12,24 +12,26 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ch_image.build.args import make_scope, unused_build_args
-from ch_image.build.effectors import Effectors, Made
+from ch_image.build.effectors import Effectors
 from ch_image.build.effects import Effect
 from ch_image.build.fold import fold
 from ch_image.build.inputs import Inputs
-from ch_image.build.key import CacheKey, StepKey, base_key, explain, step_key
+from ch_image.build.key import CacheKey, StepKey, base_key, step_key
 from ch_image.build.options import BuildOptions, BuildResult
 from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
 from ch_image.build.plan import Plan, Step, plan, with_triggers
 from ch_image.build.publish import publish
-from ch_image.build.schedule import Cancel, Work
+from ch_image.build.queue import Queue
+from ch_image.build.schedule import Agenda, Cancel, Once, Work
 from ch_image.build.schedule import run as run_steps
 from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
+from ch_image.build.stepcache import StepCache
 from ch_image.dockerfile.ast import Dockerfile, From, Run
 from ch_image.errors import BuildError, ChError, DockerfileError, ImageError, printable
 from ch_image.model.digest import digest_of
 from ch_image.model.oci import canonical_json, config_json
 from ch_image.model.platforms import Platform, host_platform
-from ch_image.report import Detail, Info, Reporter, StepDone, StepHit, StepStarted, Warned
+from ch_image.report import Info, Reporter, StepDone, StepHit, StepStarted, Warned
 from ch_image.sandbox import userns
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
@@ -43,6 +45,14 @@ class Outcome(NamedTuple):
     state: BuildState
     chain: Chain
     parent: CacheKey
+    made: float = 0.0  # when the newest of its steps was carried out, Unix time; 0: none was
+
+
+class Pulled(NamedTuple):
+    """The image that a FROM waited for."""
+
+    image: Image
+    reference: str
 
 
 def build(options: BuildOptions, storage: Storage, report: Reporter) -> BuildResult:
@@ -66,7 +76,8 @@ def build(options: BuildOptions, storage: Storage, report: Reporter) -> BuildRes
     userns.enter()
     builder = _Build(options, storage, report, todo)
     try:
-        run_steps(builder, options.jobs, builder.cancel)
+        agenda: Agenda[Outcome | Pulled] = builder
+        run_steps(agenda, options.jobs, builder.cancel)
         return builder.finish()
     finally:
         builder.close()
@@ -87,14 +98,14 @@ class _Build:
     ) -> None:
         self._options, self._storage, self._report, self._plan = options, storage, report, todo
         self.cancel = Cancel()
-        self._snapshotter = storage.snapshotter(options.snapshotter)
-        self._inputs = Inputs(options, storage, self._snapshotter)
+        snapshotter = Once(lambda: storage.snapshotter(options.snapshotter))
+        self._inputs = Inputs(options, storage, snapshotter)
         self._effectors = Effectors(
-            options, storage, self._snapshotter, self._inputs, report, self.cancel
+            options, storage, snapshotter, self._inputs, report, self.cancel
         )
+        self._cache = StepCache(options, storage, report)
+        self._queue = Queue(todo)
         self._done: dict[int, Outcome] = {}
-        self._taken: set[int] = set()
-        self._explained: set[int] = set()
         self._executed = 0
         self._runs = 0
 
@@ -108,19 +119,19 @@ class _Build:
 
     def ready(self) -> list[int]:
         """See `Agenda`."""
-        out = [
-            step.id
-            for step in self._plan.steps
-            if step.id not in self._taken and all(n in self._done for n in step.needs)
-        ]
-        self._taken.update(out)
-        return out
+        return self._queue.take()
 
-    def done(self, step: int, result: Outcome) -> None:
+    def done(self, step: int, result: Outcome | Pulled) -> None:
         """See `Agenda`."""
+        if isinstance(result, Pulled):  # may change the plan, so not in the thread that pulled
+            at = self._plan.step(step)
+            with _placed(at):
+                result = self._based(at, *result, hit=False)
+            self._report(StepDone(at.line, at.stage_name, 0.0))
         self._done[step] = result
+        self._queue.done(step)
 
-    def look(self, number: int) -> Outcome | Work[Outcome]:
+    def look(self, number: int) -> Outcome | Pulled | Work[Outcome | Pulled]:
         """See `Agenda`."""
         step = self._plan.step(number)
         with _placed(step):
@@ -130,19 +141,21 @@ class _Build:
 
     # -- FROM --
 
-    def _from(self, step: Step) -> Outcome | Work[Outcome]:
+    def _from(self, step: Step) -> Outcome | Work[Outcome | Pulled]:
         origin = step.origins[0]
         match origin:
             case StageOrigin(stage):
                 before = self._done[self._plan.stages[stage].last]
                 state = start_stage(before.state)
                 self._hit(step)
-                return self._started(step, Outcome(state, before.chain, before.parent))
+                return self._started(step, before._replace(state=state))
             case ImageOrigin(reference):
-                image = self._inputs.present(reference)
+                platform = self._plan.stages[step.stage].platform
+                image = self._inputs.present(reference, platform)
                 if image is None:
-                    return Work(f"image {reference}", lambda: self._pull(step, reference))
-                return self._based(step, image)
+                    key = f"image {reference} {platform or ''}"
+                    return Work(key, lambda: self._pull(step, reference, platform))
+                return self._based(step, image, reference)
             case ContextOrigin(name):
                 named = self._inputs.named_image(name)
                 if named is None:
@@ -150,34 +163,36 @@ class _Build:
                         f'the build context "{printable(name, 60)}" is a directory, not an image',
                         hint="COPY --from it onto FROM scratch",
                     )
-                return self._based(step, named)
+                return self._based(step, named, self._options.contexts[name])
             case _:
-                platform = self._stage_platform(step)
-                key = base_key("scratch", str(platform))
+                wanted = self._stage_platform(step)
+                made = base_key("scratch", str(wanted))
                 self._hit(step)
-                return self._started(step, Outcome(start_scratch(platform), (), key.chain))
+                return self._started(step, Outcome(start_scratch(wanted), (), made.chain))
 
     def _stage_platform(self, step: Step) -> Platform:
         stage = self._plan.stages[step.stage]
         return stage.platform or self._options.platform or host_platform()
 
-    def _pull(self, step: Step, reference: str) -> Outcome:
+    def _pull(self, step: Step, reference: str, platform: Platform | None) -> Pulled:
         self._start(step)
         with _placed(step):
-            image = self._inputs.image(reference, always=self._options.always_pull)
-            return self._based(step, image, hit=False)
+            always = self._options.always_pull
+            return Pulled(self._inputs.image(reference, platform, always=always), reference)
 
-    def _based(self, step: Step, image: Image, *, hit: bool = True) -> Outcome:
+    def _based(self, step: Step, image: Image, reference: str, *, hit: bool = True) -> Outcome:
         if hit:
             self._hit(step)
         what = image.manifest.digest if image.manifest else _identity(image)
         key = base_key(what, str(image.config.platform))
+        self._cache.based(step, key, reference)
         outcome = Outcome(start_image(image.config), image.layers, key.chain)
         triggers = image.config.config.on_build
         if triggers:
             count = len(triggers)
             self._report(Info(f"running {count} ONBUILD trigger{'s' * (count > 1)} of the base"))
             self._plan = with_triggers(self._plan, step.stage, triggers)
+            self._queue.replan(self._plan)
         return self._started(step, outcome)
 
     def _started(self, step: Step, outcome: Outcome) -> Outcome:
@@ -187,7 +202,7 @@ class _Build:
 
     # -- all others --
 
-    def _instruction(self, step: Step) -> Outcome | Work[Outcome]:
+    def _instruction(self, step: Step) -> Outcome | Work[Outcome | Pulled]:
         before = self._before(step)
         folded = fold(before.state, step.instruction, self._plan.scope, step.source)
         effect = folded.effect
@@ -202,41 +217,40 @@ class _Build:
             content=content,
             options=self._run_options(),
         )
-        record = self._lookup(step, key)
+        record = self._cache.find(step, key, before.chain)
         if record is not None:
             self._hit(step)
-            return self._after(before, folded, key, record)
+            return _after(before, folded, key, record)
+        if effect is None:
+            self._cache.explain(step, key, dict)
+            self._start(step)
+            if self._options.dry_run:
+                return Outcome(folded.state, before.chain, key.chain)
+            record = self._cache.keep(step, key, (), None, {}, 0.0)
+            self._report(StepDone(step.line, step.stage_name, 0.0))
+            return _after(before, folded, key, record)
+        files = self._effectors.files(effect, step.origins, chains)
+        self._cache.explain(step, key, lambda: files)
         if self._options.dry_run:
             self._start(step)
             return Outcome(folded.state, before.chain, key.chain)
-        self._explain(step, key)
-        if effect is None:
-            self._start(step)
-            return self._record(step, before, folded, key, None, 0.0)
-        return Work(key.key, lambda: self._execute(step, before, folded, effect, key, chains))
+        work = _Miss(step, before, folded, effect, key, chains, files)
+        return Work(key.key, lambda: self._execute(work))
 
-    def _execute(
-        self,
-        step: Step,
-        before: Outcome,
-        folded: Folded,
-        effect: Effect,
-        key: StepKey,
-        chains: Sequence[Chain | None],
-    ) -> Outcome:
+    def _execute(self, miss: _Miss) -> Outcome:
         began = time.monotonic()
+        step, before = miss.step, miss.before
         self._start(step)
         with _placed(step):
-            made: Made = self._effectors.carry_out(effect, step, before.chain, chains)
+            layer = self._effectors.carry_out(miss.effect, step, before.chain, miss.chains)
             seconds = time.monotonic() - began
-            outcome = self._record(step, before, folded, key, made, seconds)
+            record = self._cache.keep(step, miss.key, before.chain, layer, miss.files, seconds)
         self._report(StepDone(step.line, step.stage_name, seconds))
-        return outcome
+        return _after(before, miss.folded, miss.key, record)
 
     def _before(self, step: Step) -> Outcome:
         """The outcome that ``step`` continues: its stage's step before it."""
-        steps = self._plan.stages[step.stage].steps
-        return self._done[steps[steps.index(step.id) - 1]]
+        return self._done[self._queue.before(step)]
 
     def _chain_of(self, origin: Origin | None) -> Chain | None:
         """The layers of a stage or image; None: a context."""
@@ -267,49 +281,6 @@ class _Build:
             out["--force-cmd"] = repr(options.force_cmds)
         return out
 
-    # -- the cache --
-
-    def _lookup(self, step: Step, key: StepKey) -> CacheRecord | None:
-        if self._options.cache != "enabled" or step.stage_name in self._options.no_cache_stages:
-            return None
-        return self._storage.cache.get(key.key)
-
-    def _after(self, before: Outcome, folded: Folded, key: StepKey, record: CacheRecord) -> Outcome:
-        chain = before.chain if record.layer is None else (*before.chain, record.layer)
-        return Outcome(folded.state, chain, key.chain)
-
-    def _record(
-        self,
-        step: Step,
-        before: Outcome,
-        folded: Folded,
-        key: StepKey,
-        made: Made | None,
-        seconds: float,
-    ) -> Outcome:
-        now = time.time()
-        layer = made.layer if made else None
-        text = printable(step.instruction.text, 200)
-        inputs = {**key.inputs, **(made.named if made else {})}
-        record = CacheRecord(key.key, key.slot, text, layer, inputs, now, now, seconds)
-        if self._options.cache != "disabled":
-            self._storage.cache.put(record)
-        return self._after(before, folded, key, record)
-
-    def _explain(self, step: Step, key: StepKey) -> None:
-        """Say, once a stage, why the first step that misses did."""
-        if not self._options.verbose or step.stage in self._explained:
-            return
-        self._explained.add(step.stage)
-        old = self._storage.cache.by_parent(key.slot)
-        if old is None:
-            return
-        word = step.instruction.text.split()[0].upper()
-        why = explain(old.inputs, key.inputs)
-        if why:
-            shown = printable(", ".join(why[:5]), 300)
-            self._report(Detail(f"{word} (line {step.line}) misses: {shown}"))
-
     # -- what is told --
 
     def _text(self, step: Step) -> str:
@@ -335,8 +306,25 @@ class _Build:
         if self._options.dry_run:
             return BuildResult(None, count, self._executed, self._runs, notifications)
         final = self._done[self._plan.stages[self._plan.target].last]
-        image = publish(self._options, self._storage, final.state, final.chain)
+        image = publish(self._options, self._storage, final.state, final.chain, final.made)
         return BuildResult(image, count, self._executed, self._runs, notifications)
+
+
+class _Miss(NamedTuple):
+    """A step that has to be carried out."""
+
+    step: Step
+    before: Outcome
+    folded: Folded
+    effect: Effect
+    key: StepKey
+    chains: Sequence[Chain | None]
+    files: Mapping[str, str]
+
+
+def _after(before: Outcome, folded: Folded, key: StepKey, record: CacheRecord) -> Outcome:
+    chain = before.chain if record.layer is None else (*before.chain, record.layer)
+    return Outcome(folded.state, chain, key.chain, max(before.made, record.created))
 
 
 def _identity(image: Image) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from ch_image.build.context import Context, read_rules
 from ch_image.build.options import BuildOptions
 from ch_image.build.source import ImageSource, Source
 from ch_image.build.statindex import Memo
 from ch_image.errors import BuildError, UsageError, printable
+from ch_image.model.platforms import Platform
 from ch_image.model.ref import parse_ref
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
@@ -28,7 +31,9 @@ _LAYOUT = ("oci-layout://", "oci-layout:")
 class Inputs:
     """The sources of one build. May be used from several threads."""
 
-    def __init__(self, options: BuildOptions, storage: Storage, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self, options: BuildOptions, storage: Storage, snapshotter: Callable[[], Snapshotter]
+    ) -> None:
         self._options = options
         self._storage = storage
         self._snapshotter = snapshotter
@@ -37,6 +42,7 @@ class Inputs:
         self._open = ExitStack()
         self._contexts: dict[str, Context] = {}
         self._trees: dict[Chain, ImageSource] = {}
+        self._images: dict[tuple[str, Platform | None], Image] = {}
         self.memo = Memo(self._digests)
 
     def close(self) -> None:
@@ -95,35 +101,42 @@ class Inputs:
             )
         return None
 
-    def image(self, reference: str, *, always: bool = False) -> Image:
-        """An image by reference, pulled when it is not in storage. Raises what a pull raises."""
-        ref = parse_ref(reference, self._options.default_registry)
-        return self._options.pull(ref, self._options.platform, always)
+    def image(
+        self, reference: str, platform: Platform | None = None, *, always: bool = False
+    ) -> Image:
+        """An image by reference, pulled when it is not in storage. Raises what a pull raises.
 
-    def present(self, reference: str) -> Image | None:
-        """An image that needs no pull."""
-        if self._options.always_pull:
-            return None
+        ``platform``: the one of ``FROM --platform``; else the build's, or any.
+        """
+        wanted = platform or self._options.platform
+        ref = parse_ref(reference, self._options.default_registry)
+        image = self._options.pull(ref, wanted, always)
+        self._images[reference, wanted] = image
+        return image
+
+    def present(self, reference: str, platform: Platform | None = None) -> Image | None:
+        """An image that needs no pull; ``platform`` as for `image`."""
+        wanted = platform or self._options.platform
+        found = self._images.get((reference, wanted))
+        if found is not None or self._options.always_pull:
+            return found
         ref = parse_ref(reference, self._options.default_registry)
         found = self._storage.images.find(ref)
-        wanted = self._options.platform
         if found is None or (wanted and wanted.rank(found.config.platform) is None):
             return None
-        return found if not self._storage.layers.missing(found.layers) else None
+        self._images[reference, wanted] = found
+        return found
 
     def tree(self, chain: Chain) -> ImageSource:
-        """The files of a stage or image, mounted when one of them is looked at."""
+        """The files of a stage or image, mounted for reading when they are looked at."""
         with self._lock:
             found = self._trees.get(chain)
             if found is None:
-                found = ImageSource(
-                    lambda: self._mounted(chain),
-                    lambda: merged_owners(self._storage.layers, chain),
-                    " ".join(chain),
-                )
+                owners = partial(merged_owners, self._storage.layers, chain)
+                found = ImageSource(partial(self._mounted, chain), owners, " ".join(chain))
                 self._trees[chain] = found
             return found
 
     def _mounted(self, chain: Chain) -> str:
         with self._lock:
-            return self._open.enter_context(self._snapshotter.view(chain))
+            return self._open.enter_context(self._snapshotter().view(chain))

@@ -101,6 +101,11 @@ def _salted(parent: str, name: str, value: object) -> str:
     return _digest([parent, name, value])
 
 
+def file_value(mode: int, digest: bytes) -> str:
+    """What stands for a file in `name_files`, so that a change of its mode alone can be told."""
+    return f"{mode:o} {digest.hex()[:16]}"
+
+
 def name_files(files: Mapping[str, str], limit: int = 256) -> dict[str, str]:
     """Inputs that let a later miss name the file: path -> digest of content, mode and type.
 
@@ -144,14 +149,21 @@ def explain(previous: Mapping[str, str], inputs: Mapping[str, str]) -> list[str]
         if files and name.endswith(" content"):
             continue  # the files say it better
         path = name.removeprefix(_FILE)
-        what = f"{path} content" if path != name and name in previous and name in inputs else path
         if name not in previous:
-            out.append(f"{what} added")
+            out.append(f"{path} added")
         elif name not in inputs:
-            out.append(f"{what} removed")
+            out.append(f"{path} removed")
+        elif path != name:
+            out.append(f"{path} {_aspect(previous[name], inputs[name])} changed")
         else:
-            out.append(f"{what} changed")
+            out.append(f"{path} changed")
     return out
+
+
+def _aspect(before: str, after: str) -> str:
+    """What differs between two values of `file_value`, or of groups of them."""
+    (old_mode, _, old), (mode, _, new) = before.partition(" "), after.partition(" ")
+    return "mode" if old and old == new and old_mode != mode else "content"
 
 
 def _rank(name: str) -> int:

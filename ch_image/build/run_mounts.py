@@ -13,14 +13,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ch_image.build.copy import CopySpec, choose
+from ch_image.build.copy import CopySpec, choose, content
 from ch_image.build.copy import copy as copy_files
-from ch_image.build.digest import digest
 from ch_image.build.effects import RunEffect
+from ch_image.build.named import named_files
 from ch_image.build.options import BuildOptions
 from ch_image.build.origins import Origin
 from ch_image.build.plan import Step
 from ch_image.build.source import Source
+from ch_image.build.statindex import Memo
 from ch_image.dockerfile.mounts import ResolvedMount
 from ch_image.errors import BuildError, printable
 from ch_image.fs import owners as records
@@ -38,15 +39,30 @@ def mount_content(
     origins: Sequence[Origin | None],
     chains: Sequence[Chain | None],
     source_of: SourceOf,
+    memo: Memo | None = None,
 ) -> dict[str, str]:
     """Digests of the trees that bind mounts show. Raises BuildError."""
     out: dict[str, str] = {}
     for mount, origin, chain in zip(effect.mounts, origins, chains, strict=True):
         if mount.type == "bind":
             source = source_of(origin, chain)
-            chosen = choose(_spec(mount), source)
-            found = digest(source, chosen, owners=chain is not None)
+            found = content(_spec(mount), source, owners=chain is not None, memo=memo)
             out[f"--mount {mount.target}"] = found
+    return out
+
+
+def mount_files(
+    effect: RunEffect,
+    origins: Sequence[Origin | None],
+    chains: Sequence[Chain | None],
+    source_of: SourceOf,
+) -> dict[str, str]:
+    """What `named_files` gives for the trees that bind mounts show from contexts."""
+    out: dict[str, str] = {}
+    for mount, origin, chain in zip(effect.mounts, origins, chains, strict=True):
+        if mount.type == "bind" and chain is None:
+            source = source_of(origin, chain)
+            out |= named_files(source, choose(_spec(mount), source))
     return out
 
 

@@ -38,6 +38,21 @@ class Cancel:
         os.close(self._writer)
 
 
+class Once(Generic[T]):
+    """Makes something when it is first asked for; may be called from several threads."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        """The one thing. Raises what making it raises, each time."""
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
+
+
 class Work(Generic[T]):
     """A step that has to be carried out. ``key`` joins equal ones: only the first is run."""
 

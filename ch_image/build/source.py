@@ -90,6 +90,8 @@ class Source:
         self._listings: dict[str, list[Row]] = {}
         self._named: dict[str, dict[str, Row]] = {}
         self._single: dict[str, Row | None] = {}
+        # Digests of files that were hashed for this build, by directory and name.
+        self.contents: dict[str, dict[str, bytes]] = {}
 
     def close(self) -> None:
         """Close the root."""
@@ -311,7 +313,7 @@ class ImageSource(Source):
         self.identity = identity
 
     def _where(self) -> str:
-        if not isinstance(self._root, str):
+        if not self.root and not isinstance(self._root, str):
             self.root = self._root()
         return self.root
 

@@ -40,6 +40,7 @@ class CacheRecord(NamedTuple):
     created: float  # Unix time
     used: float  # Unix time of the last hit
     seconds: float  # how long the step took
+    below: LayerId | None = None  # the layer that ``layer`` was made on; None: the empty tree
 
 
 class Cache:
@@ -70,6 +71,7 @@ class Cache:
             "inputs": dict(record.inputs),
             "created": record.created,
             "seconds": record.seconds,
+            "below": record.below,
         }
         path = self._file(record.key)
         with faults("write the build cache"):
@@ -156,4 +158,5 @@ def _decode(key: str, value: dict[str, Any], used: float) -> CacheRecord:
         float(value["created"]),
         used,
         float(value["seconds"]),
+        value.get("below"),
     )
