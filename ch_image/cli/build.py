@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ch_image.registry.registries import Registries
 
 MAX_DOCKERFILE = 4 << 20  # bytes
-_LATER = ("output", "cache-from", "cache-to", "check")  # options that are not built yet
+_LATER = ("output", "cache-from", "cache-to")  # options that are not built yet
 
 
 def _build(session: Session) -> int:
@@ -56,11 +56,12 @@ def _with_context(session: Session, stack: ExitStack) -> int:
     else:
         context = _directory(word, cwd)
         name, text = read_dockerfile(given, context, cwd)
-    if parsed.has("parse-only"):
+    if parsed.has("parse-only") or parsed.has("check"):
+        from ch_image.cli.check import check
         from ch_image.dockerfile.parser import parse
 
-        parse(text, _shown(name))
-        return 0
+        dockerfile = parse(text, _shown(name))
+        return check(session, dockerfile, name, context) if parsed.has("check") else 0
     return _execute(session, name, text, context)
 
 
@@ -251,7 +252,7 @@ def _is_archive(head: bytes) -> bool:
     """Whether standard input is a tar archive, plain or compressed, and no text."""
     from ch_image.layers.compress import compression_of
 
-    return compression_of(head[:16]) != "none" or head[257:262] == b"ustar"
+    return bool(compression_of(head[:16])) or head[257:262] == b"ustar"
 
 
 def _unpacked(session: Session, stack: ExitStack, head: bytes) -> str:
@@ -308,7 +309,10 @@ BUILD = options.Command(
         options.values("--output", "SPEC", "not yet"),
         options.values("--cache-from", "SPEC", "not yet"),
         options.values("--cache-to", "SPEC", "not yet"),
-        options.flag("--check", "not yet"),
+        options.flag("--check", "only give advice about the Dockerfile; exit 1 if there is any"),
+        options.value(
+            "--format", "FORMAT", "of --check: text or json", choices=("text", "json")
+        ),
         options.flag("--parse-only", "only check the Dockerfile's syntax"),
         options.flag("-n --dry-run", "say what would be done, and do nothing"),
     ),

@@ -9,7 +9,7 @@ import os
 
 from ch_image.cli import options
 from ch_image.cli.environment import storage_path, switched_on
-from ch_image.errors import StepFailed, UsageError, printable
+from ch_image.errors import ChError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def carry_out(run: Callable[[Session], int], session: Session) -> int:
     """Run a command in its session, which is closed whatever happens."""
     try:
         return run(session)
-    except StepFailed:
+    except ChError:
         tail = session.failure_tail()
         session.close()
         for line in tail:
