@@ -107,7 +107,7 @@ class Tool:
 
     def environment(self, **more: str) -> dict[str, str]:
         """What the program sees; `more` wins."""
-        return clean_environment(self.home, CH_IMAGE_STORAGE=str(self.storage), **more)
+        return clean_environment(self.home) | {"CH_IMAGE_STORAGE": str(self.storage)} | more
 
     def run(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ch_image.build.args import make_scope, unused_build_args
@@ -22,16 +23,25 @@ from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOr
 from ch_image.build.plan import Plan, Step, plan, with_triggers
 from ch_image.build.publish import publish
 from ch_image.build.queue import Queue
+from ch_image.build.run import Cancelled
 from ch_image.build.schedule import Agenda, Cancel, Once, Work
+from ch_image.build.run import Cancelled
 from ch_image.build.schedule import run as run_steps
 from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
 from ch_image.build.stepcache import StepCache
 from ch_image.dockerfile.ast import Dockerfile, From, Run
-from ch_image.errors import BuildError, ChError, DockerfileError, ImageError, printable
+from ch_image.errors import (
+    BuildError,
+    ChError,
+    DockerfileError,
+    ImageError,
+    SandboxError,
+    printable,
+)
 from ch_image.model.digest import digest_of
 from ch_image.model.oci import canonical_json, config_json
 from ch_image.model.platforms import Platform, host_platform
-from ch_image.report import Info, Reporter, StepDone, StepHit, StepStarted, Warned
+from ch_image.report import Info, Reporter, StepDone, StepFaulted, StepHit, StepStarted, Warned
 from ch_image.sandbox import userns
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
@@ -176,7 +186,7 @@ class _Build:
 
     def _pull(self, step: Step, reference: str, platform: Platform | None) -> Pulled:
         self._start(step)
-        with _placed(step):
+        with self._told(step), _placed(step):
             always = self._options.always_pull
             return Pulled(self._inputs.image(reference, platform, always=always), reference)
 
@@ -241,7 +251,7 @@ class _Build:
         began = time.monotonic()
         step, before = miss.step, miss.before
         self._start(step)
-        with _placed(step):
+        with self._told(step), _placed(step):
             layer = self._effectors.carry_out(miss.effect, step, before.chain, miss.chains)
             seconds = time.monotonic() - began
             record = self._cache.keep(step, miss.key, before.chain, layer, miss.files, seconds)
@@ -282,6 +292,17 @@ class _Build:
         return out
 
     # -- what is told --
+
+    @contextmanager
+    def _told(self, step: Step) -> Iterator[None]:
+        try:
+            yield
+        except Cancelled:  # another step's fault is what the user reads of
+            raise
+        except Exception:
+            if not self.cancel.is_raised():
+                self._report(StepFaulted(step.line, step.stage_name))
+            raise
 
     def _text(self, step: Step) -> str:
         text = " ".join(step.instruction.text.split())
@@ -333,6 +354,9 @@ def _identity(image: Image) -> str:
     return digest_of(canonical_json(meaning))
 
 
+_UNPLACED = (BuildError, ImageError, SandboxError)
+
+
 class _placed:
     """Faults in a step that know no place get the step's."""
 
@@ -343,7 +367,7 @@ class _placed:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, BuildError | ImageError) or isinstance(error, DockerfileError):
+        if not isinstance(error, _UNPLACED) or isinstance(error, DockerfileError):
             return
         step = self._step
         word = step.instruction.text.split()[0].upper()

@@ -124,7 +124,8 @@ def missing(source: Source, path: str, written: str) -> BuildError:
             hint = f"it is a link to {target}, which is not there"
         else:
             close = near(path, source)
-            hint = f'did you mean "{printable(close)}"?' if close else ""
+            hint = "a source is named from the top of where it is copied from"
+            hint = f'did you mean "{printable(close)}"?' if close else hint
     return BuildError(f'no "{printable(written)}" in {source.what}', hint=hint)
 
 

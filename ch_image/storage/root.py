@@ -79,7 +79,10 @@ def _check_owner(path: str) -> None:
             hint="choose one of your own with -s or CH_IMAGE_STORAGE",
         )
     if not stat.S_ISDIR(found.st_mode):
-        raise StorageError(f"the storage directory is not a directory: {shown}")
+        raise StorageError(
+            f"the storage directory is not a directory: {shown}",
+            hint="choose another place with -s or CH_IMAGE_STORAGE",
+        )
 
 
 def _check_mode(path: str) -> None:
