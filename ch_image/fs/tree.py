@@ -289,6 +289,8 @@ def _open_at(dir_fd: int, name: bytes, flags: int, mode: int) -> int:
         fd = os.open(name, flags | os.O_EXCL, 0o600, dir_fd=dir_fd)
         os.fchmod(fd, mode)
         return fd
+    if flags & os.O_CREAT and flags & os.O_EXCL:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         if stat.S_ISLNK(state.st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -39,11 +39,10 @@ def hidden_name(name: bytes, state: os.stat_result) -> bytes | None:
 def is_opaque(dir_fd: int) -> bool:
     """Whether the open directory hides all that is below it in lower layers."""
     try:
-        return os.getxattr(dir_fd, OPAQUE_XATTR) == b"y"
+        if os.getxattr(dir_fd, OPAQUE_XATTR) == b"y":
+            return True
     except OSError as error:
-        if error.errno == errno.ENODATA:
-            return False
-        if error.errno not in _REFUSED:
+        if error.errno not in (errno.ENODATA, *_REFUSED):
             raise
     try:
         os.stat(OPAQUE_NAME, dir_fd=dir_fd, follow_symlinks=False)

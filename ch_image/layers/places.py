@@ -136,8 +136,11 @@ class Places:
             return None, real
 
     def _walk(self, path: bytes, *, create: bool, over_whiteouts: bool) -> bytes:
-        ahead = path.split(b"/")[::-1]
-        at = b""
+        # What is open is real, so that only what follows has to be looked at.
+        at = path
+        while self.known(at) is None:
+            at = at.rpartition(b"/")[0]
+        ahead = path[len(at) :].split(b"/")[::-1]
         links = 0
         while ahead:
             name = ahead.pop()

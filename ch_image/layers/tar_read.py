@@ -244,7 +244,7 @@ class TarReader:
             numbers += [tar_pax.decimal(line) for line in lines]
             if numbers:
                 wanted = 1 + 2 * numbers[0]
-            if wanted * 8 > MAX_RECORD or len(text) > 32:
+            if wanted * 8 > MAX_RECORD or (len(numbers) < wanted and len(text) > 32):
                 raise ImageError("a sparse file has too many pieces")
         return list(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
 
@@ -329,17 +329,22 @@ def _write_with_holes(fd: int, data: memoryview, offset: int) -> int:
     start, end, stored = 0, 0, 0
     size = len(data)
     while start < size:
-        while end < size and data[end : end + _HOLE] != _ZEROS:
+        while end < size and not _is_hole(data, end):
             end += _HOLE
         end = min(end, size)
         at = start
         while at < end:
             at += os.pwrite(fd, data[at:end], offset + at)
         stored += end - start
-        while end + _HOLE <= size and data[end : end + _HOLE] == _ZEROS:
+        while end < size and _is_hole(data, end):
             end += _HOLE
         start = end
     return stored
+
+
+def _is_hole(data: memoryview, at: int) -> bool:
+    # Bytes are compared at once, the items of a memoryview one by one.
+    return data[at] == 0 and data[at : at + _HOLE].tobytes() == _ZEROS
 
 
 def _gnu_regions(table: bytes) -> list[tuple[int, int]]:
