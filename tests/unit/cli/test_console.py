@@ -91,7 +91,7 @@ def test_output_of_steps_at_the_same_time_says_whose_it_is(monkeypatch: pytest.M
     console = Console(Log({}))
     for event in (StepStarted(2, "a", "RUN x"), StepStarted(9, "b", "RUN y"), Output(9, "b", "hi")):
         console(event)
-    assert stream.getvalue().splitlines()[-1] == "  9| hi"
+    assert stream.getvalue().splitlines()[-1] == "[b 9] hi"
 
 
 def test_control_characters_of_a_run_are_shown_and_not_obeyed(
