@@ -216,7 +216,7 @@ class Effectors:
         settings = RunSettings(
             options.force == "seccomp", options.binds, options.hosts, options.network
         )
-        mounts = RunMounts(options, self._storage, self._source)
+        mounts = RunMounts(options, self._storage, self._snapshotter, self._source, self._cancel)
         with mounts.prepared(effect, step, chains) as (operations, env):
             if env:
                 effect = effect._replace(passed={**effect.passed, **env})

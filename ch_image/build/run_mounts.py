@@ -1,8 +1,9 @@
 """``RUN --mount``: what each mount reads for the cache key, and what it is in the container.
 
-A bind mount that may be written, or whose context has ignore rules, is a copy in scratch that is
-thrown away; others are the files themselves, read-only. Cache mounts live in the storage
-directory's ``mounts/``. Secrets exist in memory only.
+A bind mount that may be written is a draft of the stage or image, or a copy of the context's files
+in scratch, and is thrown away; so is one whose context has ignore rules. Others are the files
+themselves, read-only. Cache mounts live in the storage directory's ``mounts/``. Secrets exist in
+memory only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -20,18 +23,22 @@ from ch_image.build.named import named_files
 from ch_image.build.options import BuildOptions
 from ch_image.build.origins import Origin
 from ch_image.build.plan import Step
-from ch_image.build.source import Source
+from ch_image.build.run import Cancelled
+from ch_image.build.schedule import Cancel
+from ch_image.build.source import MODE, Source
 from ch_image.build.statindex import Memo
 from ch_image.dockerfile.mounts import ResolvedMount
 from ch_image.errors import BuildError, printable
 from ch_image.fs import owners as records
 from ch_image.sandbox.mounts import Bind, File, Operation, Tmpfs
 from ch_image.storage.layers import Chain
+from ch_image.storage.snapshots.base import Snapshotter
 from ch_image.storage.store import Storage
 
 SourceOf = Callable[[Origin | None, Chain | None], Source]
 _MAX_SECRET = 500 << 10  # bytes, as Docker's builder has it
 _AGENT = "/run/buildkit/ssh_agent.{}"
+_POLL = 0.05  # seconds between two looks at a cache that another RUN has locked
 
 
 def mount_content(
@@ -74,8 +81,16 @@ def _spec(mount: ResolvedMount) -> CopySpec:
 class RunMounts:
     """Prepares the mounts of one RUN."""
 
-    def __init__(self, options: BuildOptions, storage: Storage, source_of: SourceOf) -> None:
+    def __init__(
+        self,
+        options: BuildOptions,
+        storage: Storage,
+        snapshotter: Callable[[], Snapshotter],
+        source_of: SourceOf,
+        cancel: Cancel,
+    ) -> None:
         self._options, self._storage, self._source_of = options, storage, source_of
+        self._snapshotter, self._cancel = snapshotter, cancel
 
     @contextmanager
     def prepared(
@@ -106,7 +121,7 @@ class RunMounts:
         match mount.type:
             case "tmpfs":
                 size = f",size={mount.size}" if mount.size else ""
-                return [Tmpfs(mount.target, f"mode=0755{size}")]
+                return [Tmpfs(mount.target, f"mode=1777{size}")]
             case "cache":
                 return [self._cache(stack, mount, origin, chain)]
             case "secret":
@@ -114,9 +129,11 @@ class RunMounts:
             case "ssh":
                 return self._agent(mount, number, env)
             case _:
-                return [self._bind(stack, mount, self._source_of(origin, chain))]
+                return [self._bind(stack, mount, self._source_of(origin, chain), chain)]
 
-    def _bind(self, stack: ExitStack, mount: ResolvedMount, source: Source) -> Operation:
+    def _bind(
+        self, stack: ExitStack, mount: ResolvedMount, source: Source, chain: Chain | None
+    ) -> Operation:
         path = mount.source.strip("/")
         found = source.resolve(path)
         if found is None:
@@ -124,12 +141,21 @@ class RunMounts:
             raise BuildError(f"--mount: there is no {printable(mount.source)}")
         if mount.readonly and source.rules is None:
             return Bind(os.path.join(source.root, found), mount.target, readonly=True)
+        if chain is not None:
+            snapshotter = self._snapshotter()
+            draft = snapshotter.prepare(chain)
+            stack.callback(snapshotter.discard, draft)
+            return Bind(os.path.join(draft.root, found), mount.target)
         scratch = stack.enter_context(self._storage.scratch())
+        copied = f"{scratch}/copy"
+        os.mkdir(copied)
         if source.is_dir(path):
-            copy_files(_spec(mount), source, scratch)
-            return Bind(scratch, mount.target, readonly=mount.readonly)
-        copy_files(_spec(mount)._replace(destination="/file"), source, scratch)
-        return Bind(f"{scratch}/file", mount.target, readonly=mount.readonly)
+            copy_files(_spec(mount), source, copied)
+            row = source.row(found) if found else None
+            os.chmod(copied, stat.S_IMODE(row[MODE]) if row else 0o755)
+            return Bind(copied, mount.target, readonly=mount.readonly)
+        copy_files(_spec(mount)._replace(destination="/file"), source, copied)
+        return Bind(f"{copied}/file", mount.target, readonly=mount.readonly)
 
     # -- cache --
 
@@ -142,15 +168,29 @@ class RunMounts:
             path = os.path.join(base, f"{name}.{number}" if number else name)
             lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
-            how = fcntl.LOCK_SH if mount.sharing == "shared" else fcntl.LOCK_EX
-            try:
-                fcntl.flock(lock, how | (fcntl.LOCK_NB if mount.sharing == "private" else 0))
-            except BlockingIOError:  # private: another RUN has this one, take the next
+            if not self._locked(lock, mount.sharing):
                 continue
             if not os.path.isdir(path):
                 self._new_cache(path, mount, origin, chain)
             return Bind(path, mount.target, readonly=mount.readonly)
         raise BuildError(f"--mount=type=cache,id={printable(mount.id, 100)}: too many in use")
+
+    def _locked(self, lock: int, sharing: str) -> bool:
+        """Take the lock; False: another RUN has this one, a private one has to take the next.
+
+        Waits by looking again and again, so that a build that ends is never held up here.
+        """
+        how = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
+        while True:
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if sharing == "private":
+                    return False
+            if self._cancel.is_raised():
+                raise Cancelled
+            time.sleep(_POLL)
 
     def _new_cache(
         self, path: str, mount: ResolvedMount, origin: Origin | None, chain: Chain | None
@@ -193,7 +233,8 @@ class RunMounts:
         if not mount.target:
             return []
         mode = 0o400 if mount.mode is None else mount.mode
-        return [File(mount.target, os.fsdecode(value), mode)]
+        owner = mount.uid or 0, mount.gid or 0
+        return [File(mount.target, os.fsdecode(value), mode, owner)]
 
     def _agent(self, mount: ResolvedMount, number: int, env: dict[str, str]) -> list[Operation]:
         path = self._options.ssh.get(mount.id)

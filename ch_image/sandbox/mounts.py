@@ -15,6 +15,7 @@ import errno
 import os
 import struct
 
+from ch_image.sandbox import records
 from ch_image.sandbox import syscalls as kernel
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -242,15 +243,21 @@ class Dev(Operation):
 
 
 class File(Operation):
-    """A file with this content, gone when the container ends; nothing is written to the image."""
+    """A file with this content, gone when the container ends; nothing is written to the image.
+
+    ``owner`` is recorded for root emulation, where memory can hold records (Linux 6.6).
+    """
 
     name = "--file"
 
-    def __init__(self, target: str, content: str, mode: int = 0o644) -> None:
-        self.target, self.content, self.mode = target, content, mode
+    def __init__(
+        self, target: str, content: str, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.target, self.content, self.mode, self.owner = target, content, mode, owner
 
     def words(self) -> list[str]:
-        return [self.name, self.target, f"{self.mode:04o}", self.content]
+        status = ":".join((f"{self.mode:04o}", *map(str, self.owner)))
+        return [self.name, self.target, status, self.content]
 
     def apply(self, root: Root) -> None:
         memory = _memory()
@@ -258,6 +265,12 @@ class File(Operation):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             fd = os.open("file", flags, 0o644, dir_fd=memory)
             os.fchmod(fd, self.mode)
+            if self.owner != (0, 0):
+                value = records.encode(*self.owner, self.mode, "file")
+                try:
+                    os.setxattr(fd, records.ATTRIBUTE, value)
+                except OSError:  # then it is root's, and still readable: there is one real ID
+                    pass
             data = os.fsencode(self.content)
             while data:
                 data = data[os.write(fd, data) :]

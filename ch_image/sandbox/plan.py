@@ -94,8 +94,9 @@ def parse(words: list[str]) -> Plan:
         elif word == "--dev":
             plan.operations.append(Dev(take()))
         elif word == "--file":
-            target, mode = take(), int(take(), 8)
-            plan.operations.append(File(target, take(), mode))
+            target, status = take(), take().split(":")
+            owner = int(status[1]), int(status[2])
+            plan.operations.append(File(target, take(), int(status[0], 8), owner))
         elif word == "--setenv":
             name = take()
             plan.env[name] = take()
