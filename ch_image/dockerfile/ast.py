@@ -356,4 +356,6 @@ def fault_at(
     """An error to raise that points at ``span`` of the file with these lines."""
     text = lines[span.line - 1] if 0 < span.line <= len(lines) else ""
     where = (file, span.line, span.column)
-    return DockerfileError(message, where=where, text=text, width=span.length, hint=hint)
+    # What goes on in the next physical line is not marked there.
+    width = max(1, min(span.length, len(text) - span.column + 1))
+    return DockerfileError(message, where=where, text=text, width=width, hint=hint)

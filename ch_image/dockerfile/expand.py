@@ -19,6 +19,7 @@ from ch_image.dockerfile.patterns import (
     without_prefix,
     without_suffix,
 )
+from ch_image.errors import printable
 
 Lookup = Callable[[str], str | None]
 
@@ -27,6 +28,7 @@ BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 is_blank = re.compile(f"[{BLANKS}]").match
 
 _SPECIAL = re.compile("""[$'"\\\\`<]""")
+_MAX_DEPTH = 100
 _PARAMETERS = "@*#?-$!0"
 
 
@@ -155,15 +157,18 @@ class _Scan:
         self.keep_quotes, self.ignore_quotes = keep_quotes, ignore_quotes
         self.keep_unset = keep_unset
         self.keep_escapes = False
+        self.depth = 0
         self.unset: list[tuple[str, int]] = []
 
     def fault(self, message: str, start: int) -> ExpandError:
         return ExpandError(message, start + self.skipped, max(1, self.pos - start))
 
-    def until(self, stop: str, keep_escapes: bool) -> tuple[str, list[Piece]]:
-        """Read up to ``stop`` (empty: the end): the text as one word, and split at blanks."""
+    def until(self, stop: str, keep_escapes: bool, begin: int = 0) -> tuple[str, list[Piece]]:
+        """Read up to ``stop`` (empty: the end): the text as one word, and split at blanks.
+
+        ``begin`` is where that began which ``stop`` closes.
+        """
         before, self.keep_escapes = self.keep_escapes, keep_escapes
-        begin = self.pos
         out: list[str] = []
         pieces: list[Piece] = []
         word: list[str] = []
@@ -298,7 +303,12 @@ class _Scan:
         if sign == "}":
             value = self.value(name, start)
             return (f"${{{name}}}" if self.keep_unset else "") if value is None else value
-        return self.replaced(name, start) if sign == "/" else self.modified(name, sign, start)
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.fault("substitutions are nested too deep", start)
+        result = self.replaced(name, start) if sign == "/" else self.modified(name, sign, start)
+        self.depth -= 1
+        return result
 
     def modified(self, name: str, sign: str, start: int) -> str:
         """``${name<sign>word}`` for all signs but the slash."""
@@ -309,7 +319,7 @@ class _Scan:
         shown = (":" if colon else "") + sign
         if sign not in ("-", "+", "?", "#", "%") or (colon and sign in "#%"):
             raise self.unsupported(shown, start)
-        word, _ = self.until("}", sign in "#%")
+        word, _ = self.until("}", sign in "#%", start)
         value = self.value(name, start)
         if value is None and self.keep_unset:
             return f"${{{name}{shown}{word}}}"
@@ -321,7 +331,7 @@ class _Scan:
         if sign == "?":
             if empty:
                 why = "is not allowed to be " + ("unset" if value is None else "empty")
-                raise self.fault(f"{name}: {word or why}", start)
+                raise self.fault(f"{name}: {printable(word) or why}", start)
             return value or ""
         greedy = word.startswith(sign)
         pattern = word[1:] if greedy else word
@@ -335,14 +345,16 @@ class _Scan:
         if self.pos > self.end:
             self.pos = self.end
             return self.fault("the closing } is missing", start)
-        return self.fault(f'"{sign}" is not a substitution that a Dockerfile knows', start)
+        return self.fault(
+            f'"{printable(sign)}" is not a substitution that a Dockerfile knows', start
+        )
 
     def replaced(self, name: str, start: int) -> str:
         """``${name/pattern/replacement}`` and, with ``//``, every match of the pattern."""
         every = self.text.startswith("/", self.pos)
         self.pos += every
-        pattern, _ = self.until("/", True)
-        replacement, _ = self.until("}", True)
+        pattern, _ = self.until("/", True, start)
+        replacement, _ = self.until("}", True, start)
         value = self.value(name, start)
         if value is None and self.keep_unset:
             return f"${{{name}/{pattern}/{replacement}}}"

@@ -15,7 +15,7 @@ from ch_image.dockerfile.expand import BLANKS
 from ch_image.dockerfile.given import Part
 from ch_image.dockerfile.instructions import build
 from ch_image.dockerfile.lines import Logical, Reader
-from ch_image.dockerfile.suggest import did_you_mean
+from ch_image.dockerfile.suggest import did_you_mean, nearest
 from ch_image.errors import DockerfileError, printable
 from ch_image.resources import resource
 
@@ -53,9 +53,10 @@ def parse(text: str | bytes, file: str = "Dockerfile") -> Dockerfile:
             raise reader.fault(node.span, "there is no FROM before this instruction", hint=hint)
         instructions.append(node)
         comments.append(logical.comments)
-    if not instructions:
+    if not staged:
+        what = "FROM" if instructions else "instruction"
         raise DockerfileError(
-            "there is no instruction in this file",
+            f"there is no {what} in this file",
             where=(file, max(1, len(reader.lines)), 1),
             text=reader.lines[-1] if reader.lines else "",
             hint="begin with FROM IMAGE",
@@ -181,6 +182,8 @@ def _explained_from(reader: Reader, word: Word, offset: int) -> DockerfileError:
         return reader.fault(place, "the name behind AS is missing", hint=hint)
     if len(arguments) == 1:
         message = f"FROM takes AS and a name behind its image, not {printable(wrong, 60)}"
+        if len(word.text.split()) > len(before) + 1:
+            usage = "did you mean AS?" if nearest(wrong, ["AS"]) else usage
         if wrong.startswith("--"):
             usage = "flags stand in front of the image"
         return reader.fault(place, message, hint=usage)

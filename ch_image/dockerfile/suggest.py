@@ -11,6 +11,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     Close is one slip in a short word and two in a longer one, where a slip is a letter added,
     lost, changed, or swapped with its neighbour.
     """
+    if len(word) < 2:
+        return ""
     best, limit = "", 2 if len(word) < 4 else 3
     for candidate in candidates:
         slips = _slips(word.lower(), candidate.lower(), limit)
