@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ch_image.build.gitref import Git, GitRef, parse_git
-from ch_image.errors import BuildError, printable
+from ch_image.errors import BuildError, RegistryError, printable
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -137,7 +137,10 @@ class Remotes:
                 hasher.update(data)
                 file.write(data)
 
-            modified = self._fetch(url, sink)
+            try:
+                modified = self._fetch(url, sink)
+            except RegistryError as error:
+                raise BuildError(str(error), hint=error.hint) from None
         digest = f"sha256:{hasher.hexdigest()}"
         if self._checksum and digest != self._pinned():
             raise BuildError(
