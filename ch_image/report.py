@@ -34,6 +34,13 @@ class StepDone(NamedTuple):
     seconds: float
 
 
+class StepFaulted(NamedTuple):
+    """A step that was started has failed; the build ends with its error."""
+
+    number: int
+    stage: str
+
+
 class Output(NamedTuple):
     """One line (without its end) that a RUN command wrote; ``number`` is its step's line."""
 
@@ -69,7 +76,9 @@ class Warned(NamedTuple):
     text: str
 
 
-Event: TypeAlias = StepStarted | StepHit | StepDone | Output | Progress | Info | Detail | Warned
+Event: TypeAlias = (
+    StepStarted | StepHit | StepDone | StepFaulted | Output | Progress | Info | Detail | Warned
+)
 Reporter: TypeAlias = Callable[[Event], None]
 
 

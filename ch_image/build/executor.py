@@ -23,9 +23,7 @@ from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOr
 from ch_image.build.plan import Plan, Step, plan, with_triggers
 from ch_image.build.publish import publish
 from ch_image.build.queue import Queue
-from ch_image.build.run import Cancelled
 from ch_image.build.schedule import Agenda, Cancel, Once, Work
-from ch_image.build.run import Cancelled
 from ch_image.build.schedule import run as run_steps
 from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
 from ch_image.build.stepcache import StepCache
@@ -297,10 +295,8 @@ class _Build:
     def _told(self, step: Step) -> Iterator[None]:
         try:
             yield
-        except Cancelled:  # another step's fault is what the user reads of
-            raise
         except Exception:
-            if not self.cancel.is_raised():
+            if not self.cancel.is_raised():  # else another step's fault is what the user reads of
                 self._report(StepFaulted(step.line, step.stage_name))
             raise
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+_PATIENCE = 5.0  # seconds that a build that ends waits for its threads
 
 
 class Cancel:
@@ -140,10 +142,18 @@ class _Pool(Generic[T]):
                 agenda.done(other, found)
 
     def drain(self) -> None:
-        """Wait for the threads, whose work was told to stop."""
+        """Wait for the threads, whose work was told to stop; but not for long.
+
+        What does not heed the flag (a transfer, a large copy) ends with the process, and leaves
+        no more than a process that was killed.
+        """
         self._waiting.clear()
+        end = time.monotonic() + _PATIENCE
         while self._running:
-            self._finished.get()
+            try:
+                self._finished.get(timeout=max(0.0, end - time.monotonic()))
+            except Empty:
+                return
             self._running -= 1
 
     def _start(self) -> None:

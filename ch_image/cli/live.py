@@ -1,98 +1,138 @@
 """The live display of a terminal: one line per running step or transfer. The only user of rich.
 
 It stands below the lines that have been printed, and only while something takes long enough to
-wait for.
+wait for; rich is not even loaded before.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ch_image.cli.log import Log
 from ch_image.errors import printable
-from ch_image.report import Progress, StepDone, StepStarted
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Table
     from rich.progress import TaskID
 
 _PATIENCE = 0.3  # seconds before anything is shown
+_TEXT, _LAST = 46, 60  # columns of what runs, and of what it said last
+
+
+class _Line:
+    """One line of the display; ``done`` and ``total`` in bytes, 0: not known."""
+
+    __slots__ = ("amount", "done", "since", "task", "text", "total")
+
+    def __init__(self, text: str) -> None:
+        self.text, self.amount, self.done, self.total = text, "", 0, 0
+        self.since = time.monotonic()
+        self.task: TaskID | None = None
 
 
 class Live:
     """Methods are called with ``lock`` held; a timer of ours takes it to start the display."""
 
     def __init__(self, log: Log, lock: threading.Lock) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Table
-
         self._log, self._lock = log, lock
-        self._console = Console(stderr=True, no_color=not log.has_colour, highlight=False)
-        self._table = Table(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            refresh_per_second=5,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Line] = {}
+        self._table: Table | None = None
         self._timer: threading.Timer | None = None
 
-    def show(self, event: StepStarted | StepDone | Progress) -> None:
-        """Add, advance or remove the line of a step or transfer."""
-        match event:
-            case StepStarted():
-                self._set(f"step {event.number}", f"{event.number:3}. {event.text}", 0, 0)
-            case StepDone():
-                self._remove(f"step {event.number}")
-            case Progress() if event.total and event.done >= event.total:
-                self._remove(event.what)
-            case Progress():
-                self._set(event.what, event.what, event.done, event.total)
+    def step(self, key: str, text: str) -> None:
+        """Show a step that runs now."""
+        self._line(key, text)
+
+    def said(self, key: str, text: str) -> None:
+        """Show the last line that a step wrote."""
+        line = self._lines.get(key)
+        if line is not None:
+            line.amount = printable(text.strip(), _LAST)
+            self._update(line)
+
+    def transfer(self, what: str, done: int, total: int) -> None:
+        """Show how far a transfer is."""
+        from ch_image.cli.console import size
+
+        line = self._line(what, what)
+        line.done, line.total = done, total
+        line.amount = f"{size(done)}/{size(total)}" if total else size(done) if done else ""
+        self._update(line)
+
+    def remove(self, key: str) -> None:
+        """Take a line away; with the last one goes the display."""
+        line = self._lines.pop(key, None)
+        if line is not None and line.task is not None and self._table is not None:
+            self._table.remove_task(line.task)
+        if not self._lines:
+            self.close()
 
     def close(self) -> None:
         """Take the display away."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        if self._log.above is not None:
+        if self._table is not None:
             self._log.above = None
             self._table.stop()
+            self._table = None
+            for line in self._lines.values():
+                line.task = None
+
+    def _line(self, key: str, text: str) -> _Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(printable(text, _TEXT))
+            if self._table is not None:
+                self._add(self._table, line)
+            elif self._timer is None:
+                self._timer = threading.Timer(_PATIENCE, self._start)
+                self._timer.daemon = True
+                self._timer.start()
+        return line
+
+    def _update(self, line: _Line) -> None:
+        if self._table is not None and line.task is not None:
+            self._table.update(
+                line.task, completed=line.done, total=line.total or None, amount=line.amount
+            )
 
     def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Table
+
         with self._lock:
-            if self._timer is not None and self._tasks:
-                self._log.above = self._above
-                self._table.start()
+            if self._timer is None or not self._lines:
+                return
+            console = Console(stderr=True, no_color=not self._log.has_colour, highlight=False)
+            self._table = table = Table(
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[amount]}", markup=False),
+                console=console,
+                transient=True,
+                refresh_per_second=5,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            for line in self._lines.values():
+                self._add(table, line)
+            self._log.above = self._above
+            table.start()
+
+    def _add(self, table: Table, line: _Line) -> None:
+        line.task = table.add_task(
+            line.text, total=line.total or None, completed=line.done, amount=line.amount
+        )
+        # It has been running since before there was a display.
+        table.tasks[-1].start_time = table.get_time() - (time.monotonic() - line.since)
 
     def _above(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text.from_ansi(text), soft_wrap=True)
-
-    def _set(self, key: str, text: str, done: int, total: int) -> None:
-        from ch_image.cli.console import size
-
-        amount = f"{size(done)}/{size(total)}" if total else size(done) if done else ""
-        if key in self._tasks:
-            self._table.update(self._tasks[key], completed=done, amount=amount)
-            return
-        self._tasks[key] = self._table.add_task(
-            printable(text, 50), total=total or None, completed=done, amount=amount
-        )
-        if self._timer is None:
-            self._timer = threading.Timer(_PATIENCE, self._start)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _remove(self, key: str) -> None:
-        task = self._tasks.pop(key, None)
-        if task is not None:
-            self._table.remove_task(task)
-        if not self._tasks:
-            self.close()
+        if self._table is not None:
+            self._table.console.print(Text.from_ansi(text), soft_wrap=True)
