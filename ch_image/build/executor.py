@@ -107,7 +107,7 @@ class _Build:
         self._options, self._storage, self._report, self._plan = options, storage, report, todo
         self.cancel = Cancel()
         snapshotter = Once(lambda: storage.snapshotter(options.snapshotter))
-        self._inputs = Inputs(options, storage, snapshotter)
+        self._inputs = Inputs(options, storage, snapshotter, report)
         self._effectors = Effectors(
             options, storage, snapshotter, self._inputs, report, self.cancel
         )

@@ -7,6 +7,7 @@ image serve every step that reads them.
 from __future__ import annotations
 
 import os
+import posixpath
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from ch_image.build.statindex import Memo
 from ch_image.errors import BuildError, UsageError, printable
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import parse_ref
+from ch_image.report import Reporter
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
 from ch_image.storage.snapshots.base import Snapshotter, merged_owners
@@ -32,9 +34,14 @@ class Inputs:
     """The sources of one build. May be used from several threads."""
 
     def __init__(
-        self, options: BuildOptions, storage: Storage, snapshotter: Callable[[], Snapshotter]
+        self,
+        options: BuildOptions,
+        storage: Storage,
+        snapshotter: Callable[[], Snapshotter],
+        report: Reporter,
     ) -> None:
         self._options = options
+        self._report = report
         self._storage = storage
         self._snapshotter = snapshotter
         self._digests = os.path.join(storage.path, "context")
@@ -73,7 +80,7 @@ class Inputs:
         if not os.path.isdir(value):
             raise UsageError(
                 f"--build-context {printable(name, 60)}: no directory {printable(value, 300)}",
-                hint="write NAME=DIRECTORY or NAME=docker-image://IMAGE",
+                hint="write NAME=DIRECTORY, NAME=docker-image://IMAGE or NAME=oci-layout://DIRECTORY",
             )
         return self._context(name, value, "")
 
@@ -95,11 +102,23 @@ class Inputs:
             if value.startswith(prefix):
                 return self.image(value[len(prefix) :])
         if value.startswith(_LAYOUT):
-            raise UsageError(
-                "an OCI layout cannot be a build context yet",
-                hint="ch-image import it and name the image",
-            )
+            return self._layout(value)
         return None
+
+    def _layout(self, value: str) -> Image:
+        """``oci-layout://PATH[:TAG|@DIGEST]``. Raises ImageError."""
+        from ch_image.transfer.layout import load
+
+        wanted = self._options.platform
+        found = self._images.get((value, wanted))
+        if found is None:
+            path = value[max(len(prefix) for prefix in _LAYOUT if value.startswith(prefix)) :]
+            path, at, name = path.partition("@")
+            if not at and ":" in posixpath.basename(path):
+                path, _, name = path.rpartition(":")
+            found = load(path, name, self._storage, wanted, self._report)
+            self._images[value, wanted] = found
+        return found
 
     def image(
         self, reference: str, platform: Platform | None = None, *, always: bool = False

@@ -10,7 +10,9 @@ from contextlib import ExitStack
 from ch_image.build.options import BuildOptions, BuildResult, Puller
 from ch_image.cli import build_options as values
 from ch_image.cli import options
+from ch_image.cli.processors import processors
 from ch_image.cli.session import Session, working_directory
+from ch_image.cli.web import fetcher
 from ch_image.errors import BuildError, UsageError, printable
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
@@ -144,12 +146,13 @@ def build_request(
         contexts=values.contexts(parsed.texts("build-context"), cwd),
         hosts=values.hosts(parsed.texts("add-host")),
         network=parsed.text("network", "default"),
-        jobs=values.number("--jobs", parsed.text("jobs", str(len(os.sched_getaffinity(0))))),
+        jobs=values.number("--jobs", parsed.text("jobs", str(processors()))),
         always_pull=parsed.has("pull") or parsed.has("always-download"),
         epoch=values.epoch(env),
         snapshotter=env.get("CH_IMAGE_SNAPSHOTTER", ""),
         default_registry=session.default_registry(),
         dry_run=parsed.has("dry-run"),
+        fetch=fetcher(session),
         verbose=session.verbosity > 0,
     )
 

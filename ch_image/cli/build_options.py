@@ -192,10 +192,14 @@ def contexts(texts: Iterable[str], cwd: str) -> dict[str, str]:
     """``NAME=VALUE``; a VALUE that is a directory is made absolute."""
     out = {}
     for name, text in pairs("--build-context", texts).items():
-        scheme = re.match(r"[a-z][a-z0-9+.-]*:", text)
+        scheme = re.match(r"(?:oci-layout:(?://)?)|([a-z][a-z0-9+.-]*:)", text)
         if not text:
             raise _refuse("--build-context", name, "no value")
-        out[name] = text if scheme else os.path.join(cwd, text)
+        if scheme is None:
+            text = os.path.join(cwd, text)
+        elif not scheme[1]:
+            text = "oci-layout://" + os.path.join(cwd, text[scheme.end() :])
+        out[name] = text
     return out
 
 
