@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -59,6 +60,9 @@ def test_the_base_has_its_sticky_directories(busybox: world.Tool, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    bool(os.environ.get("CH_IMAGE_SNAPSHOTTER")), reason="once is enough: it takes a minute"
+)
 def test_debian_is_bootstrapped_without_root(tmp_path: Path) -> None:
     """Only where nobody else has: with root's debootstrap at hand, it takes a minute to no end."""
     if debian.peer("debian.tar") is None:
