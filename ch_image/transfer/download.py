@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 
-from ch_image.errors import ChError, ImageError
+from ch_image.errors import ImageError, RegistryError
 from ch_image.model.digest import Digest
 from ch_image.model.oci import Descriptor
 from ch_image.registry.registries import Place
@@ -32,46 +32,45 @@ class Download:
         self._lock = threading.Lock()
         self._partial = ""
 
-    def open(self) -> int:
-        """A descriptor of the blob, of its whole size or still growing. Raises StorageError."""
+    def open(self) -> tuple[int, int] | None:
+        """A descriptor of the blob, of its whole size or still growing, and the round it belongs
+        to; None when there is nothing to open yet. Raises StorageError.
+        """
         with self._lock, faults("read a blob"):
+            if not self.started:
+                return None
             path = self._blobs.path(self.blob.digest) if self.done else self._partial
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), self.round
 
     def run(
         self,
-        places: Iterable[Place],
+        places: Sequence[Place],
         report: Reporter,
         check: Callable[[], None],
         tell: Callable[[], None],
     ) -> None:
-        """Fetch the blob, from the first place that has it whole.
+        """Fetch the blob, from the first place that has it; others go on where one fails.
 
         ``check`` is called between two pieces and may raise; ``tell`` when ``open`` becomes
-        possible and when the blob is whole. Raises RegistryError, ImageError, StorageError.
+        possible and when the blob is whole. A blob that arrives damaged is begun anew once, at
+        another place if there is one. Raises RegistryError, ImageError, StorageError.
         """
-        fault: ChError | None = None
-        for place in places:
-            for _ in range(2):  # a blob that arrived damaged gets a second chance
-                try:
-                    self._fetch(place, report, check, tell)
-                    return
-                except Damaged as error:
-                    fault = error
-                    report(Detail(f"{self.label}: {error}; fetching it again"))
-                except ChError as error:
-                    fault = error
-                    break
-        assert fault is not None
-        raise fault
+        try:
+            self._fetch(places, report, check, tell)
+        except Damaged as error:
+            report(Detail(f"{error}; fetching it again"))
+            self._fetch([*places[1:], places[0]], report, check, tell)
 
     def _fetch(
         self,
-        place: Place,
+        places: Sequence[Place],
         report: Reporter,
         check: Callable[[], None],
         tell: Callable[[], None],
     ) -> None:
+        """Who follows the file relies on this: it only grows, and to its full size unless we raise
+        something that ends the whole work.
+        """
         import hashlib
 
         blob, checksum, at, told = self.blob, hashlib.sha256(), 0, 0.0
@@ -80,11 +79,10 @@ class Download:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 with self._lock:
-                    self._partial = path
+                    self._partial, self.started = path, True
                     self.round += 1
-                self.started = True
                 tell()
-                for chunk in place.client.read_blob(place.repository, blob):
+                for chunk in self._bytes(places, report):
                     check()
                     checksum.update(chunk)
                     view = memoryview(chunk)
@@ -102,10 +100,26 @@ class Download:
                     self.done = True
             finally:
                 os.close(fd)
-                if not self.done:
-                    os.unlink(path)
+                with self._lock:
+                    if not self.done:
+                        self.started = False
+                        os.unlink(path)
         report(Progress(self.label, blob.size, blob.size))
         tell()
+
+    def _bytes(self, places: Sequence[Place], report: Reporter) -> Iterator[bytes]:
+        """The blob's bytes; where one place fails, the next goes on. Raises as the last did."""
+        at = 0
+        for number, place in enumerate(places, 1):
+            try:
+                for chunk in place.client.read_blob(place.repository, self.blob, at):
+                    at += len(chunk)
+                    yield chunk
+                return
+            except (RegistryError, ImageError) as error:
+                if number == len(places):
+                    raise
+                report(Detail(f"{self.label}: {error}; asking {places[number].client.registry}"))
 
 
 class Damaged(ImageError):

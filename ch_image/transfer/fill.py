@@ -151,13 +151,17 @@ class _Filler:
         """Unpack a layer and publish it."""
         download = self._downloads[layer.blob.digest]
         while True:
-            self._crew.wait_for(lambda: download.started)
-            staged, tries = self._storage.layers.stage(), download.round
+            while (opened := download.open()) is None:
+                self._crew.wait_for(lambda: download.started)
+            fd, tries = opened
             fault: ImageError | None = None
             try:
-                done = self._one_try(layer, worker, staged, download)
+                staged = self._storage.layers.stage()
+                done = self._one_try(layer, worker, staged, fd)
             except ImageError as error:
                 fault = error
+            finally:
+                os.close(fd)
             self._crew.wait_for(lambda: download.done)
             if download.round == tries and fault is None:
                 break
@@ -182,17 +186,11 @@ class _Filler:
         self._crew.wait_for(lambda: all((one.twin or one).found for one in below))
         return _chain(below)
 
-    def _one_try(
-        self, layer: _Layer, worker: Worker | None, staged: str, download: Download
-    ) -> Unpacked:
+    def _one_try(self, layer: _Layer, worker: Worker | None, staged: str, fd: int) -> Unpacked:
         def below() -> list[str]:
             return [self._storage.layers.tree(one) for one in reversed(self._chain_below(layer))]
 
         job = Job(f"{staged}/t", layer.diff_id, layer.blob.size)
-        fd = download.open()
-        try:
-            if worker is None:
-                return unpack(job, fd, Below(below), self._crew.check)
-            return worker.run(job, fd, below, self._crew.check)
-        finally:
-            os.close(fd)
+        if worker is None:
+            return unpack(job, fd, Below(below), self._crew.check)
+        return worker.run(job, fd, below, self._crew.check)
