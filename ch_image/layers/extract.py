@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from ch_image.errors import ChError, ImageError, StorageError
+from ch_image.errors import ImageError
 from ch_image.fs import owners, whiteouts
 from ch_image.fs.copy import copy_node, set_mode
 from ch_image.fs.remove import remove_at
@@ -32,13 +32,12 @@ from ch_image.layers import tar_read as tar
 from ch_image.layers.capability import as_version_2
 from ch_image.layers.compress import Readable
 from ch_image.layers.hiding import Hiding
-from ch_image.layers.places import DirectoryState, Hidden, Places, clean, shown
+from ch_image.layers.places import DirectoryState, Hidden, Places, clean, fault, shown
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN: Final = ("user.overlay.", "user.containers.")
 _ACL: Final = "system.posix_acl_"
 _XATTR_REFUSED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES)
-_OURS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE)
 _UNSAID: Final = DirectoryState(0o755, 0, {})
 _MAX_NUMBER: Final = 0xFFFF_FFFF  # of a device
 
@@ -154,7 +153,7 @@ class _Unpacking:
             self._inherit_root()
             self.places.finish(self._set_xattr)
         except OSError as error:
-            raise _fault(error, name) from error
+            raise fault(error, name) from error
         return Extracted(
             self._owners,
             self.places.used_lower,
@@ -396,10 +395,3 @@ def _same(dir_fd: int, name: bytes, other_dir_fd: int, other: bytes) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), there)
-
-
-def _fault(error: OSError, name: bytes) -> ChError:
-    what = f"cannot unpack {shown(name)}: {error.strerror}" if name else str(error)
-    if error.errno in _OURS:
-        return StorageError(what, hint="look at the free space and state of the storage directory")
-    return ImageError(what)

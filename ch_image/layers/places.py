@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ch_image.errors import ImageError, printable
+from ch_image.errors import ChError, ImageError, StorageError, printable
 from ch_image.fs import whiteouts
 from ch_image.fs.copy import copy_xattrs, ordinary_xattr
 from ch_image.fs.directories import FLAGS, Directories
@@ -23,6 +23,7 @@ from ch_image.layers.lower import Found, finding
 
 MAX_NAME: Final = 32_768  # bytes
 MAX_DEPTH: Final = 4_096
+_OURS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE)
 _MAX_REMEMBERED: Final = 160 << 20  # bytes
 
 
@@ -67,6 +68,14 @@ def clean(name: bytes) -> bytes:
 def shown(name: bytes) -> str:
     """A name for a message."""
     return printable(name.decode("utf-8", "backslashreplace"), 200)
+
+
+def fault(error: OSError, name: bytes) -> ChError:
+    """What to raise for an error of the kernel: the storage's fault, or the archive's."""
+    what = f"cannot unpack {shown(name)}: {error.strerror}" if name else str(error)
+    if error.errno in _OURS:
+        return StorageError(what, hint="look at the free space and state of the storage directory")
+    return ImageError(what)
 
 
 class Places:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ch_image.fs.remove import remove_tree
 from ch_image.fs.tree import Tree
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "secret").write_text("ours")
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
@@ -26,7 +28,8 @@ def root(tmp_path: Path) -> Path:
     }.items():  # fmt: skip
         (root / name).symlink_to(target)
     os.mkfifo(root / "fifo")
-    return root
+    yield root
+    remove_tree(str(root))  # it may be too deep for pytest's own cleaning
 
 
 RESOLVED = {
