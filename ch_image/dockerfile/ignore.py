@@ -5,16 +5,17 @@ MatchesUsingParentResults): the rules are tried in order, a rule that holds for 
 for all that is in it, and a ``!`` rule brings back what an earlier one left out. A ``**`` stands
 for any number of directories, ``*`` and ``?`` stop at a slash.
 
-One difference is meant: in a class and behind a backslash, each character means what Go's
-filepath.Match says, where patternmatcher lets parts of its regular expressions shine through.
+Two differences are meant, where patternmatcher lets its regular expressions shine through: in a
+class and behind a backslash, each character means what Go's filepath.Match says, and a line end
+in a name is a character like any other.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from ch_image.dockerfile.ast import Span, fault_at
 from ch_image.dockerfile.expand import BLANKS
@@ -32,9 +33,15 @@ class Line(NamedTuple):
     text: str
 
 
+class _Matcher(Protocol):
+    """What a pattern is compiled to: a regular expression, or something more patient."""
+
+    def fullmatch(self, text: str, /) -> object | None: ...
+
+
 class _Rule(NamedTuple):
     exception: bool
-    regex: re.Pattern[str]
+    regex: _Matcher
     parts: tuple[str, ...]  # the pattern's components
     line: Line
 
@@ -45,9 +52,8 @@ class Ignore:
     def __init__(self, rules: Sequence[_Rule]) -> None:
         self._rules = tuple(rules)
         self.has_exceptions = any(rule.exception for rule in rules)
-        plain = [f"(?:{rule.regex.pattern})" for rule in rules if not rule.exception]
         # One look for all: most paths match no rule, and then no exception matters.
-        self._any = re.compile("|".join(plain)).fullmatch if plain else None
+        self._any = _any_of([rule.regex for rule in rules if not rule.exception])
         self._below: dict[str, int] = {}
 
     def excluded(self, path: str) -> bool:
@@ -153,54 +159,103 @@ def _rule(pattern: str, line: Line) -> _Rule:
     pattern = pattern[exception:]
     if not pattern:
         raise ValueError("there is no pattern behind the exclamation mark")
-    return _Rule(exception, re.compile(_regex(pattern)), tuple(pattern.split("/")), line)
+    return _Rule(exception, _compile(pattern), tuple(pattern.split("/")), line)
 
 
-def _regex(pattern: str) -> str:
-    """A pattern as a regular expression for a whole path. Raises ValueError with the reason."""
-    out: list[str] = []
-    literal = True  # nothing so far but characters that stand for themselves
+def _any_of(matchers: Sequence[_Matcher]) -> Callable[[str], object] | None:
+    """Whether one of ``matchers`` matches; None when there are none."""
+    fast = [f"(?:{one.pattern})" for one in matchers if isinstance(one, re.Pattern)]
+    slow = [one.fullmatch for one in matchers if not isinstance(one, re.Pattern)]
+    joined = re.compile("|".join(fast)).fullmatch if fast else None
+    if joined is None or not slow:
+        return joined if not slow else lambda path: any(one(path) for one in slow)
+    return lambda path: joined(path) or any(one(path) for one in slow)
+
+
+class _Token(NamedTuple):
+    """A piece of a pattern: its regular expression, and how often it may be taken."""
+
+    regex: str
+    kind: str  # one character, a star within a component, or any number of directories
+
+
+_ONE, _STAR, _ANYTHING, _DIRECTORIES = "one", "star", "anything", "directories"
+_STARS = 3  # more of them, and a regular expression may take for ever
+
+
+def _compile(pattern: str) -> _Matcher:
+    tokens = _tokens(pattern)
+    if sum(token.kind != _ONE for token in tokens) > _STARS:
+        return _Patient(tokens)
+    suffix = {_ONE: "", _STAR: "*", _ANYTHING: "*", _DIRECTORIES: ""}
+    return re.compile("".join(token.regex + suffix[token.kind] for token in tokens))
+
+
+def _tokens(pattern: str) -> list[_Token]:
+    """A pattern in pieces. Raises ValueError with the reason why it is none."""
+    out: list[_Token] = []
     i, end = 0, len(pattern)
     while i < end:
         char = pattern[i]
         i += 1
         if char == "*" and pattern.startswith("*", i):
+            first = i == 1
             i += 1
-            first = i == 2
-            if pattern.startswith("/", i):
-                i += 1
-            if i >= end:
-                out.append(".*" if not (literal or first) else "(?s:.*)")
+            slash = pattern.startswith("/", i)
+            i += slash
+            # In front of a plain name "**name" is any path that ends so; elsewhere ** ends at a
+            # slash even where none is written.
+            plain = not any(sign in pattern[i:] for sign in "*?[]\\")
+            if i >= end or (first and plain and not slash):
+                out.append(_Token("(?s:.)", _ANYTHING))
             else:
-                out.append(_leading_stars(pattern, i) if first else "(?:.*/)?")
-            literal = False
+                out.append(_Token("(?:(?s:.*)/)?", _DIRECTORIES))
         elif char == "*":
-            out.append("[^/]*")
-            literal = False
+            out.append(_Token("[^/]", _STAR))
         elif char == "?":
-            out.append("[^/]")
-            literal = False
+            out.append(_Token("[^/]", _ONE))
         elif char == "[":
             text, i = _class(pattern, i)
-            out.append(text)
-            literal = False
+            out.append(_Token(text, _ONE))
         elif char == "\\":
             if i >= end:
                 raise ValueError("a backslash at the end of a pattern has nothing to escape")
-            out.append(re.escape(pattern[i]))
+            out.append(_Token(re.escape(pattern[i]), _ONE))
             i += 1
-            literal = False
         else:
-            out.append(re.escape(char))
-    return "".join(out)
+            out.append(_Token(re.escape(char), _ONE))
+    return out
 
 
-def _leading_stars(pattern: str, rest: int) -> str:
-    """``**`` at the beginning: before a plain name it is any text at all, line ends included."""
-    plain = not any(sign in pattern[rest:] for sign in "*?[]\\")
-    if pattern[rest - 1] == "/":
-        return "(?:(?s:.*)/)?" if plain else "(?:.*/)?"
-    return "(?s:.*)" if plain else "(?:.*/)?"
+class _Patient:
+    """Matches a pattern of many stars by keeping all its possible places at once."""
+
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        self._tokens = [(token.kind, re.compile(token.regex).match) for token in tokens]
+
+    def fullmatch(self, text: str) -> bool | None:
+        """Whether the pattern matches all of ``text``; None when it does not."""
+        places, inside, end = self._skipped({0}), set[int](), len(self._tokens)
+        for char in text:
+            after = set()
+            for place in places - {end}:
+                kind, match = self._tokens[place]
+                if kind == _DIRECTORIES:
+                    inside.add(place)
+                elif match(char):
+                    after.add(place + (kind == _ONE))
+            if char == "/":
+                after.update(place + 1 for place in inside)
+            places = self._skipped(after)
+        return True if end in places else None
+
+    def _skipped(self, places: set[int]) -> set[int]:
+        """These places and those that are reached without a character."""
+        for place in list(places):
+            while 0 <= place < len(self._tokens) and self._tokens[place][0] != _ONE:
+                place += 1
+                places.add(place)
+        return places
 
 
 def _class(pattern: str, start: int) -> tuple[str, int]:
@@ -242,6 +297,6 @@ def _leads_below(parts: Sequence[str], names: Sequence[str]) -> bool:
         # A class may match a slash, and then the components say nothing.
         if "**" in part or "[" in part or index == len(names):
             return True
-        if not re.compile(_regex(part)).fullmatch(names[index]):
+        if not _compile(part).fullmatch(names[index]):
             return False
     return False

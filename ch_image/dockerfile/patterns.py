@@ -17,26 +17,34 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _regex(pattern: str, *, greedy: bool) -> str:
-    """A shell pattern of ``*`` and ``?`` as a regular expression."""
-    out = []
+    """A shell pattern of ``*`` and ``?`` as a regular expression.
+
+    What stands between two stars is taken where it first appears and never tried again, which
+    changes no result and keeps a pattern of many stars from taking for ever.
+    """
+    parts = [""]
     chars = iter(range(len(pattern)))
     for i in chars:
         char = pattern[i]
         if char == "*":
-            out.append(".*" if greedy else ".*?")
+            parts.append("")
         elif char == "?":
-            out.append(".")
+            parts[-1] += "."
         elif char == "\\":
             after = pattern[i + 1 : i + 2]
             if after and after in "}/":
                 continue  # escaped for the sake of ${}, not of the pattern
             if not after or after not in "*?\\":
                 raise PatternError(f'invalid escape "\\{after}" in the pattern of a substitution')
-            out.append("\\" + after)
+            parts[-1] += "\\" + after
             next(chars)
         else:
-            out.append("\\" + char if char in _REGEX_SIGNS else char)
-    return "".join(out)
+            parts[-1] += "\\" + char if char in _REGEX_SIGNS else char
+    first, *rest = parts
+    if not rest:
+        return first
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
+    return first + middle + (".*" if greedy else ".*?") + rest[-1]
 
 
 def without_prefix(pattern: str, value: str, greedy: bool) -> str:
