@@ -40,7 +40,7 @@ from ch_image.report import Detail, Output, Reporter, Warned
 from ch_image.sandbox.launcher import Launcher
 from ch_image.sandbox.plan import Plan as Container
 from ch_image.storage.layers import Chain, LayerId
-from ch_image.storage.snapshots.base import Draft, Snapshotter
+from ch_image.storage.snapshots.base import Draft, Snapshotter, merged_owners
 from ch_image.storage.store import Storage
 
 Owners = dict[str, tuple[int, int]]
@@ -214,7 +214,11 @@ class Effectors:
 
         options = self._options
         settings = RunSettings(
-            options.force == "seccomp", options.binds, options.hosts, options.network
+            options.force == "seccomp",
+            options.binds,
+            options.hosts,
+            options.network,
+            merged_owners(self._storage.layers, draft.chain),
         )
         mounts = RunMounts(options, self._storage, self._snapshotter, self._source, self._cancel)
         with mounts.prepared(effect, step, chains) as (operations, env):

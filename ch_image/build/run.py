@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ch_image.build import lookup
@@ -31,6 +31,7 @@ class RunSettings(NamedTuple):
     binds: Sequence[tuple[str, str]] = ()
     hosts: Sequence[tuple[str, str]] = ()
     network: str = "default"
+    owners: Mapping[str, tuple[int, int]] = {}  # of links, FIFOs and sockets in the layers below
 
 
 class Ran(NamedTuple):
@@ -90,6 +91,7 @@ def plan_of(effect: RunEffect, root: str, settings: RunSettings) -> Plan:
     plan.operations += [File(f.path, f.data, f.mode) for f in effect.files]
     plan.cwd = effect.cwd
     plan.emulate = settings.emulate
+    plan.owners = [(path, *owner) for path, owner in settings.owners.items()]
     home = "/root"
     if effect.user:
         with Tree(root) as tree:

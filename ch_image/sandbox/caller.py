@@ -1,4 +1,7 @@
-"""One notified system call: its arguments, and the memory and paths of the process behind it."""
+"""One notified system call: its arguments, and the memory and paths of the process behind it.
+
+All of it happens in the supervisor's /proc (see procfs): paths that name a process are relative.
+"""
 
 from __future__ import annotations
 
@@ -12,60 +15,61 @@ from ch_image.sandbox.identity import UNSET
 
 _VALID = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 AT_FDCWD = 0xFFFFFF9C
-_OWN_PATHS = ("/proc/self", "/proc/thread-self", "/dev/fd/", "/dev/std")
+_OWN_PATHS = (b"/proc/self", b"/proc/thread-self", b"/dev/fd/", b"/dev/std")
 _FLAGS = os.O_PATH | os.O_CLOEXEC
+_STANDARD = {b"in": b"0", b"out": b"1", b"err": b"2"}
 
 
 class Call:
-    """One notified system call."""
+    """One notified system call.
 
-    __slots__ = ("args", "id", "listener", "name", "narrow", "pid")
+    ``plain`` says that no process of the container can have another root than the supervisor.
+    """
 
-    def __init__(self, listener: int, id_: int, pid: int, name: str, args: tuple[int, ...]) -> None:
+    __slots__ = ("args", "id", "listener", "name", "narrow", "pid", "plain")
+
+    def __init__(
+        self, listener: int, id_: int, pid: int, name: str, args: tuple[int, ...], plain: bool
+    ) -> None:
         self.listener = listener
         self.id, self.pid = id_, pid
         self.narrow = name.endswith("16")  # 16-bit IDs
         self.name = name.removesuffix("16")
         self.args = args
+        self.plain = plain
 
     def ids(self, first: int, count: int) -> list[int]:
         """``count`` ID arguments as 32-bit numbers, -1 as UNSET."""
         mask = 0xFFFF if self.narrow else UNSET
         return [UNSET if a & mask == mask else a & mask for a in self.args[first : first + count]]
 
-    def peek(self, address: int, size: int) -> bytes:
-        fd = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(fd, size, address) if size else b""
-        finally:
-            os.close(fd)
-        # Only now is it certain that the PID still was the caller's.
+    def check(self) -> None:
+        """Raise OSError when the caller is gone, and its PID may be another's by now."""
         fcntl.ioctl(self.listener, _VALID, struct.pack("<Q", self.id))
+
+    def peek(self, address: int, size: int) -> bytes:
+        """Memory of the caller, shorter where it ends."""
+        data = kernel.read_memory(self.pid, address, size) if size else b""
+        self.check()  # only now is it certain that the PID still was the caller's
         return data
 
     def poke(self, address: int, data: bytes) -> None:
-        fd = os.open(f"/proc/{self.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(self.listener, _VALID, struct.pack("<Q", self.id))
-            if os.pwrite(fd, data, address) != len(data):
-                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-        finally:
-            os.close(fd)
+        """Write the caller's memory, as far as it may itself."""
+        self.check()
+        kernel.write_memory(self.pid, address, data)
 
     def string(self, address: int) -> bytes:
-        try:
-            data = self.peek(address, 4096)
-        except OSError as error:
-            raise OSError(
-                errno.EFAULT if error.errno == errno.EIO else error.errno, "bad address"
-            ) from None
-        text, end, _ = data.partition(b"\0")
-        if not end:
-            raise OSError(errno.ENAMETOOLONG if len(data) == 4096 else errno.EFAULT, "no end")
-        return text
+        """A path of the caller. Raises EFAULT, ENAMETOOLONG."""
+        for size in (256, 4096):
+            data = self.peek(address, size)
+            text, end, _ = data.partition(b"\0")
+            if end:
+                return text
+        raise OSError(errno.ENAMETOOLONG if len(data) == 4096 else errno.EFAULT, "no end")
 
     def umask(self) -> int:
-        fd = os.open(f"/proc/{self.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        """The caller's file mode creation mask."""
+        fd = os.open(f"{self.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
         try:
             head = os.read(fd, 256)
         finally:
@@ -74,58 +78,82 @@ class Call:
         return int(rest.split(b"\n", 1)[0], 8) if found else 0o022
 
     def descriptor(self, number: int) -> int:
-        path = f"/proc/{self.pid}/fd/{number & 0xFFFFFFFF}"
+        """A descriptor of what the caller's descriptor ``number`` means. Raises EBADF."""
         try:
-            return os.open(path, _FLAGS)
+            return os.open(f"{self.pid}/fd/{number & 0xFFFFFFFF}", _FLAGS)
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def place(self, base: int, path: bytes) -> bytes:
+        """A path that means to us what ``path`` means to the caller, while roots are plain."""
+        if path.startswith(b"/"):
+            return _of_process(path, self.pid) if path.startswith(_OWN_PATHS) else path
+        if base & 0xFFFFFFFF == AT_FDCWD:
+            return b"%d/cwd/%s" % (self.pid, path)
+        return b"%d/fd/%d/%s" % (self.pid, base & 0xFFFFFFFF, path)
 
     def locate(self, base: int, path: bytes, follow: bool) -> int:
         """A descriptor of what ``path`` means to the caller."""
         if not path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         flags = _FLAGS | (0 if follow else os.O_NOFOLLOW)
-        if path.startswith(b"/"):
-            text = os.fsdecode(path)
-            if text.startswith(_OWN_PATHS):
-                return os.open(_of_process(text, self.pid), flags)
-            root = os.open(f"/proc/{self.pid}/root", _FLAGS)
-            try:
-                return kernel.openat2(root, path, flags, 0, kernel.RESOLVE_IN_ROOT)
-            finally:
-                os.close(root)
-        where = self.base(base)
+        if self.plain or path.startswith(_OWN_PATHS):
+            return os.open(self.place(base, path), flags)
+        root = os.open(f"{self.pid}/root", _FLAGS)
         try:
-            return os.open(path, flags, dir_fd=where)
+            within = path if path.startswith(b"/") else self._from_root(base, path)
+            if within is None:
+                return os.open(self.place(base, path), flags)
+            return kernel.openat2(root, within, flags, 0, kernel.RESOLVE_IN_ROOT)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # a link in /proc, which has no place in a root
+                raise
+            return os.open(self.place(base, path), flags)
         finally:
-            os.close(where)
+            os.close(root)
+
+    def _from_root(self, base: int, path: bytes) -> bytes | None:
+        """A relative path as one from the caller's root; None when its root is ours."""
+        root = os.readlink(b"%d/root" % self.pid)
+        if root == b"/":
+            return None
+        here = os.readlink(self.place(base, b"").rstrip(b"/"))
+        if here != root and not here.startswith(root + b"/"):
+            return None
+        return here[len(root) :] + b"/" + path
 
     def base(self, base: int) -> int:
+        """A descriptor of the directory that relative paths start from."""
         if base & 0xFFFFFFFF == AT_FDCWD:
-            return os.open(f"/proc/{self.pid}/cwd", _FLAGS)
+            return os.open(f"{self.pid}/cwd", _FLAGS)
         return self.descriptor(base)
 
     def parent(self, base: int, address: int) -> tuple[int, bytes]:
         """The directory a new file is to be made in, and the file's name there."""
-        path = self.string(address)
-        if not path:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        above, slash, name = path.rstrip(b"/").rpartition(b"/")
-        if not name:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if slash:
-            return self.locate(base, above or b"/", True), name
-        return self.base(base), name
+        above, name = split(self.string(address))
+        if above is None:
+            return self.base(base), name
+        return self.locate(base, above, True), name
 
 
-def _of_process(path: str, pid: int) -> str:
+def split(path: bytes) -> tuple[bytes | None, bytes]:
+    """(what stands before the last name, or None; the last name). Raises ENOENT, EEXIST."""
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    above, slash, name = path.rstrip(b"/").rpartition(b"/")
+    if not name:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    return (above or b"/") if slash else None, name
+
+
+def _of_process(path: bytes, pid: int) -> bytes:
     """A path through /proc/self or /dev/fd, as another process means it."""
-    if path.startswith("/dev/fd/"):
-        return f"/proc/{pid}/fd/{path[8:]}"
-    if path.startswith("/dev/std"):
-        number = {"in": 0, "out": 1, "err": 2}.get(path[8:], -1)
-        return f"/proc/{pid}/fd/{number}"
-    for prefix in ("/proc/self", "/proc/thread-self"):
-        if path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
-            return f"/proc/{pid}{path[len(prefix) :]}"
+    if path.startswith(b"/dev/fd/"):
+        return b"%d/fd/%s" % (pid, path[8:])
+    if path.startswith(b"/dev/std"):
+        number = _STANDARD.get(path[8:])
+        return b"%d/fd/%s" % (pid, number) if number else path
+    for prefix in (b"/proc/self", b"/proc/thread-self"):
+        if path.startswith(prefix) and path[len(prefix) :][:1] in (b"", b"/"):
+            return b"%d%s" % (pid, path[len(prefix) :])
     return path

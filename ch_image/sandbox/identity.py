@@ -105,8 +105,9 @@ class Identities:
 
 
 def _read_filter(pid: str) -> int:
+    # Relative to /proc, the supervisor's working directory.
     try:
-        fd = os.open(f"/proc/{pid}/coredump_filter", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{pid}/coredump_filter", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # gone, undumpable, or a kernel without core dumps
         return -1
     try:
@@ -117,7 +118,7 @@ def _read_filter(pid: str) -> int:
 
 def _write_filter(pid: int, value: int) -> bool:
     try:
-        fd = os.open(f"/proc/{pid}/coredump_filter", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(f"{pid}/coredump_filter", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -48,6 +48,7 @@ class Plan:
         self.hostname = ""
         self.emulate = True  # root emulation by seccomp
         self.identity = Identity()
+        self.owners: list[tuple[str, int, int]] = []  # of links, FIFOs, sockets: path, uid, gid
         self.new_privileges = True  # False: no_new_privs is set
         self.umask = 0o022
 
@@ -68,6 +69,8 @@ class Plan:
         out += ["--identity", str(self.identity), "--umask", f"{self.umask:04o}"]
         if self.emulate:
             out.append("--emulate")
+        for path, uid, gid in self.owners:
+            out += ["--owner", f"{uid}:{gid}", path]
         if not self.new_privileges:
             out.append("--no-new-privs")
         for name, value in self.env.items():
@@ -117,6 +120,9 @@ def _setting(plan: Plan, word: str, rest: list[str]) -> None:
         plan.namespaces = [name for name in rest.pop().split(",") if name]
     elif word == "--hostname":
         plan.hostname = rest.pop()
+    elif word == "--owner":
+        uid, gid = rest.pop().split(":")
+        plan.owners.append((rest.pop(), int(uid), int(gid)))
     elif word == "--identity":
         plan.identity = Identity.parse(rest.pop())
     elif word == "--umask":

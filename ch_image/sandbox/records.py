@@ -10,6 +10,7 @@ list of paths.
 from __future__ import annotations
 
 import os
+import struct
 
 ATTRIBUTE = "user.containers.override_stat"
 _KINDS = {
@@ -40,14 +41,31 @@ def can_carry(mode: int) -> bool:
     return mode & 0o170000 in (0o040000, 0o100000)
 
 
-def owner_of(path: str | int) -> tuple[int, int, str]:
+def owner_of(path: str | bytes | int) -> tuple[int, int, str]:
     """(uid, gid, type) recorded on a file; (0, 0, "") when nothing is."""
     try:
         value = os.getxattr(path, ATTRIBUTE)
     except OSError:
         return 0, 0, ""
-    try:
-        uid, gid, *rest = value.decode().split(":")
-        return int(uid), int(gid), rest[1] if len(rest) > 1 else ""
-    except ValueError:  # a RUN may write nonsense there; it harms its own file only
-        return 0, 0, ""
+    uid, _, rest = value.decode("ascii", "replace").partition(":")
+    gid, _, rest = rest.partition(":")
+    kind = rest.partition(":")[2]
+    if not (uid.isdecimal() and gid.isdecimal()) or max(int(uid), int(gid)) >= 1 << 32:
+        return 0, 0, ""  # a RUN may write nonsense there; it harms its own file only
+    if kind.startswith(("char-", "block-")):
+        numbers = kind.split("-")[1:]
+        if len(numbers) != 2 or not all(n.isdecimal() and len(n) < 10 for n in numbers):
+            kind = ""
+    return int(uid), int(gid), kind
+
+
+_ACL_USER, _ACL_GROUP = 2, 8
+
+
+def acl_of_root(value: bytes) -> bytes:
+    """An ACL (linux/posix_acl_xattr.h) without the entries that name other IDs than 0."""
+    out, entries = value[:4], value[4 : 4 + (len(value) - 4) // 8 * 8]
+    for tag, permissions, who in struct.iter_unpack("<HHI", entries):
+        if tag not in (_ACL_USER, _ACL_GROUP) or who == 0:
+            out += struct.pack("<HHI", tag, permissions, who)
+    return out

@@ -100,9 +100,9 @@ def _report(status: int, supervisor: Supervisor | None, made: list[str]) -> list
     words = ["exit", str(os.waitstatus_to_exitcode(status)), "made", *made]
     if supervisor is not None:
         words += ["count", str(supervisor.count)]
-        if supervisor.lost:
-            words += ["lost", supervisor.lost]
-        for path, uid, gid in supervisor.owners():
+        if supervisor.ledger.lost:
+            words += ["lost", supervisor.ledger.lost]
+        for path, uid, gid in supervisor.ledger.report():
             words += ["owner", path, str(uid), str(gid)]
     return words
 
@@ -127,7 +127,8 @@ def _listener(socket: _socket.socket, plan: Plan) -> tuple[Supervisor | None, li
             os.set_inheritable(fd, False)
             identity = plan.identity
             first = ids_of(identity.uid, identity.gid, identity.groups)
-            supervisor = Supervisor(fd, first)
+            targets = (getattr(operation, "target", "") for operation in plan.operations)
+            supervisor = Supervisor(fd, first, plan.owners, frozenset(targets))
     if data.startswith(b"!"):
         return supervisor, os.fsdecode(data[1:]).split("\0")
     if not data:

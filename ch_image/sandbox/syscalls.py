@@ -7,6 +7,7 @@ and aarch64 (asm/unistd_64.h, asm-generic/unistd.h); from 424 on they are the sa
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import sys
@@ -65,15 +66,21 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332},
-    "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291},
-}
+    "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332,
+               "prlimit": 302, "readv": 310, "writev": 311, "fstatat": 262},
+    "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291,
+                "prlimit": 261, "readv": 270, "writev": 271, "fstatat": 79},
+}  # fmt: skip
 # The machine is asked of the kernel; under a 32-bit personality the table is the 64-bit one still,
 # for it is this interpreter that makes the calls.
 _HERE = _NUMBERS.get("aarch64" if os.uname().machine.startswith("aarch") else "x86_64", {})
 SYS_pivot_root = _HERE["pivot_root"]
 SYS_seccomp = _HERE["seccomp"]
 SYS_statx = _HERE["statx"]
+SYS_prlimit = _HERE["prlimit"]
+SYS_process_vm_readv = _HERE["readv"]
+SYS_process_vm_writev = _HERE["writev"]
+SYS_fstatat = _HERE["fstatat"]
 SYS_open_tree = 428
 SYS_move_mount = 429
 SYS_fsopen = 430
@@ -202,6 +209,32 @@ def pidfd_open(pid: int) -> int:
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2), Linux 5.6: a duplicate of another process's descriptor."""
     return syscall(SYS_pidfd_getfd, pidfd, fd, 0)
+
+
+def prlimit(pid: int, resource: int, new: bytes | None, old: bytearray | None) -> None:
+    """prlimit(2); ``new`` and ``old`` are structures of two 64-bit numbers, soft and hard."""
+    room = (ctypes.c_char * 16).from_buffer(old) if old is not None else None
+    syscall(SYS_prlimit, pid, resource, new, room)
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """process_vm_readv(2): up to ``size`` bytes, fewer where a page is missing. EFAULT for none."""
+    room = ctypes.create_string_buffer(size)
+    # Cut at page ends: the kernel reads whole pieces or stops before one.
+    first = min(size, 4096 - address % 4096)
+    remote = struct.pack("4Q", address, first, address + first, size - first)
+    local = struct.pack("2Q", ctypes.addressof(room), size)
+    done = syscall(SYS_process_vm_readv, pid, local, 1, remote, 2 if size > first else 1, 0)
+    return room.raw[:done]
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """process_vm_writev(2), whole or EFAULT."""
+    room = ctypes.create_string_buffer(data, len(data))
+    remote = struct.pack("2Q", address, len(data))
+    local = struct.pack("2Q", ctypes.addressof(room), len(data))
+    if syscall(SYS_process_vm_writev, pid, local, 1, remote, 1, 0) != len(data):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
 
 def sethostname(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What statx(2) says of a file with a recorded owner."""
+"""What the stat family says of a file with a recorded owner, in the layout of each call."""
 
 from __future__ import annotations
 
@@ -7,24 +7,51 @@ import struct
 
 from ch_image.sandbox import syscalls as kernel
 
-_SIZE = 256  # struct statx, <linux/stat.h>
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_SYNC_TYPE = 0x6000
-_MODE, _IDS, _RDEV = 28, 20, 128  # offsets
 _DEVICES = {"char": 0o020000, "block": 0o060000}
+# struct statx of <linux/stat.h>: offsets of owner, mode (16 bits), device number (two words)
+_STATX_SIZE, _STATX_IDS, _STATX_MODE, _STATX_RDEV = 256, 20, 28, 128
+# struct stat of x86_64 (asm/stat.h): mode (32 bits), owner, device number (one word)
+_STAT_SIZE, _STAT_MODE, _STAT_IDS, _STAT_RDEV = 144, 24, 28, 40
 
 
-def statx(fd: int, flags: int, mask: int, uid: int, gid: int, kind: str) -> bytes:
+def statx(fd: int, flags: int, mask: int, owner: tuple[int, int, str]) -> bytes:
     """The structure for the file at ``fd`` (O_PATH), owner and device put in."""
-    buffer = ctypes.create_string_buffer(_SIZE)
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
     wanted = _AT_EMPTY_PATH | flags & _AT_STATX_SYNC_TYPE
     kernel.syscall(kernel.SYS_statx, fd, b"", wanted, mask & 0xFFFFFFFF, buffer)
     data = bytearray(buffer.raw)
-    struct.pack_into("=II", data, _IDS, uid, gid)
-    name, _, numbers = kind.partition("-")
-    if name in _DEVICES:
-        (mode,) = struct.unpack_from("=H", data, _MODE)
-        struct.pack_into("=H", data, _MODE, mode & 0o7777 | _DEVICES[name])
-        major, _, minor = numbers.partition("-")
-        struct.pack_into("=II", data, _RDEV, int(major), int(minor))
+    struct.pack_into("=II", data, _STATX_IDS, owner[0], owner[1])
+    device = _device(owner[2])
+    if device:
+        (mode,) = struct.unpack_from("=H", data, _STATX_MODE)
+        struct.pack_into("=H", data, _STATX_MODE, mode & 0o7777 | device[0])
+        struct.pack_into("=II", data, _STATX_RDEV, *device[1:])
     return bytes(data)
+
+
+def stat(fd: int, owner: tuple[int, int, str]) -> bytes:
+    """The same for stat, lstat, fstat and newfstatat of x86_64."""
+    buffer = ctypes.create_string_buffer(_STAT_SIZE)
+    kernel.syscall(kernel.SYS_fstatat, fd, b"", buffer, _AT_EMPTY_PATH)
+    data = bytearray(buffer.raw)
+    struct.pack_into("=II", data, _STAT_IDS, owner[0], owner[1])
+    device = _device(owner[2])
+    if device:
+        kind, major, minor = device
+        (mode,) = struct.unpack_from("=I", data, _STAT_MODE)
+        struct.pack_into("=I", data, _STAT_MODE, mode & 0o7777 | kind)
+        # The kernel's new_encode_dev and huge numbers as glibc's makedev has them.
+        number = minor & 0xFF | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12 | (major >> 12) << 44
+        struct.pack_into("=Q", data, _STAT_RDEV, number)
+    return bytes(data)
+
+
+def _device(kind: str) -> tuple[int, int, int] | None:
+    """(type bits, major, minor) that a record's type means; None when it is no device."""
+    name, _, numbers = kind.partition("-")
+    if name not in _DEVICES:
+        return None
+    major, _, minor = numbers.partition("-")
+    return _DEVICES[name], int(major), int(minor)

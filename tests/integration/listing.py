@@ -67,7 +67,8 @@ def _attributes(headers: dict[str, str]) -> dict[str, str]:
     """Extended attributes, values as hexadecimal."""
     out = {}
     for key, value in headers.items():
-        if key.startswith("SCHILY.xattr."):
+        # ACLs are kept by neither Docker nor buildah: layers do not carry them.
+        if key.startswith("SCHILY.xattr.") and "posix_acl" not in key:
             out[key.removeprefix("SCHILY.xattr.")] = value.encode("utf-8", "surrogateescape").hex()
     return out
 

@@ -12,10 +12,13 @@ ALLOW, NOTIFY = seccomp.RET_ALLOW, seccomp.RET_USER_NOTIF
 DONE, NO_SUCH_CALL = seccomp.RET_ERRNO, seccomp.RET_ERRNO | 38
 
 
-def verdict(program: bytes, arch: int, number: int, *args: int) -> int:
+USUAL, MARKED = 0x7F12_3456_7000, 0x1530_1234_5000  # addresses of a library, see seccomp.MARKED
+
+
+def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL) -> int:
     """What the kernel would do with the call (Linux, Documentation/networking/filter.rst)."""
     words = [*args, 0, 0, 0, 0, 0, 0][:6]
-    data = struct.pack("<iIQ6Q", number, arch, 0, *words)
+    data = struct.pack("<iIQ6Q", number, arch, at_, *words)
     code = list(struct.iter_unpack("<HBBI", program))
     at = accumulator = 0
     for _ in range(len(code)):
@@ -46,7 +49,17 @@ def test_every_listed_call_of_every_abi_is_notified(machine: str) -> None:
         for name, number in table.items():
             args = {"prctl": (8, 1)}.get(name) or ARG_OF_FLAGS.get(name, (0, 33, 33))
             expected = DONE if name == "capset" else NOTIFY
-            assert verdict(program, arch, number, *args) == expected, (hex(arch), name)
+            place = MARKED if name in seccomp.MARKED else USUAL
+            found = verdict(program, arch, number, *args, at_=place)
+            assert found == expected, (hex(arch), name)
+
+
+@pytest.mark.parametrize("place", [USUAL, 0x401000, 0x5555_5555_6000, 0x7FFF_F7FC_0000])
+def test_stat_runs_free_where_programs_are_not_marked(place: int) -> None:
+    program = seccomp.program(machine="x86_64")
+    for name in seccomp.MARKED:
+        number = seccomp.X86_64[name]
+        assert verdict(program, seccomp.AUDIT_X86_64, number, 0, 0, at_=place) == ALLOW
 
 
 X86 = seccomp.AUDIT_X86_64

@@ -1,0 +1,51 @@
+"""Which programs are asked about when they look at a file's owner (see seccomp.MARKED).
+
+The stat family is what programs call most; asking about each call would make everything slower.
+So only programs that read owners to do something with them are marked, and those that run as
+another user. The mark is set before exec, as an unlimited stack, and lives in the layout of the
+new program's memory; the limit itself is put back at the program's first stat.
+"""
+
+from __future__ import annotations
+
+from ch_image.sandbox import procfs
+from ch_image.sandbox.seccomp import marks_processes
+
+PROGRAMS = frozenset(
+    b"""tar bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
+    mksquashfs mkfs.erofs getfacl setfacl zip sudo su runuser setpriv sshd ssh ssh-keygen crontab
+    logrotate adduser addgroup deluser delgroup useradd usermod userdel groupadd groupmod groupdel
+    groupmems gpasswd passwd chpasswd chgpasswd newusers chage chsh chfn vipw vigr pwconv pwunconv
+    grpconv grpunconv pg_createcluster pg_ctlcluster dpkg-statoverride""".split()
+)
+
+
+class Readers:
+    """The marks that are set and not yet put back."""
+
+    def __init__(self) -> None:
+        self._works = marks_processes()
+        self._limits: dict[int, tuple[int, int]] = {}
+
+    def exec(self, pid: int, path: bytes, *, other: bool) -> None:
+        """``pid`` is about to become the program at ``path``; ``other``: as another user."""
+        if not self._works or not (other or path.rpartition(b"/")[2] in PROGRAMS):
+            return
+        try:
+            soft, hard = procfs.stack_limit(pid)
+            if soft != procfs.INFINITY and hard == procfs.INFINITY:
+                procfs.set_stack_limit(pid, procfs.INFINITY, hard)
+                self._limits[pid] = soft, hard
+        except OSError:  # it died meanwhile
+            pass
+
+    def started(self, pid: int) -> None:
+        """``pid`` has called its first stat, or a later one."""
+        if not self._limits:
+            return
+        limits = self._limits.pop(pid, None)
+        if limits:
+            try:
+                procfs.set_stack_limit(pid, *limits)
+            except OSError:  # it died meanwhile
+                pass
