@@ -8,6 +8,7 @@ from ch_image.build.options import BuildOptions
 from ch_image.build.state import BuildState, finish
 from ch_image.errors import ChError
 from ch_image.model.oci import config_json
+from ch_image.model.ref import parse_ref
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
 from ch_image.storage.store import Storage
@@ -15,7 +16,7 @@ from ch_image.storage.store import Storage
 
 def publish(
     options: BuildOptions, storage: Storage, state: BuildState, chain: Chain, made: float
-) -> Image | None:
+) -> Image:
     """Give the result its names; the data under them is synced first. Raises StorageError.
 
     ``made`` is when its newest step was carried out (Unix time; 0: none was): a build that finds
@@ -26,12 +27,16 @@ def publish(
     # Only layers that were pulled have diff IDs yet; the rest are digested when someone asks.
     config = config._replace(diff_ids=())
     first: Image | None = None
+    if not options.tags:  # to be given out only
+        ref = parse_ref("localhost/unnamed")
+        return Image(ref, config, chain, None, time.time(), options.annotations)
     for ref in options.tags:
         image = Image(ref, config, chain, None, time.time(), options.annotations)
         known = _same(storage, image)
         if known is None:
             storage.images.put(image)
         first = first or known or image
+    assert first is not None
     return first
 
 

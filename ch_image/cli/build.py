@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from contextlib import ExitStack
 
 from ch_image.build.options import BuildOptions, BuildResult, Puller
 from ch_image.cli import build_options as values
-from ch_image.cli import options
+from ch_image.cli import build_output, options
+from ch_image.cli.build_context import find_input
 from ch_image.cli.processors import processors
 from ch_image.cli.session import Session, working_directory
 from ch_image.cli.web import fetcher
-from ch_image.errors import BuildError, UsageError, printable
+from ch_image.errors import UsageError
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
 from ch_image.report import Info, Warned
@@ -23,8 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ch_image.registry.registries import Registries
 
-MAX_DOCKERFILE = 4 << 20  # bytes
-_LATER = ("output", "cache-from", "cache-to")  # options that are not built yet
+_LATER = ("cache-from", "cache-to")  # options that are not built yet
 
 
 def _build(session: Session) -> int:
@@ -40,24 +39,7 @@ def _build(session: Session) -> int:
 def _with_context(session: Session, stack: ExitStack) -> int:
     """Find Dockerfile and context, then build, or stop where the options say so."""
     parsed = session.parsed
-    word, cwd = session.words[0], working_directory()
-    given = parsed.text("file")
-    context: str | None = None
-    if word == "-":
-        if given == "-":
-            raise UsageError("-f - and context - both stand for standard input")
-        head = _read_input()
-        if _is_archive(head):
-            session.enter()
-            context = _unpacked(session, stack, head)
-            name, text = read_dockerfile(given, context, context)
-        elif given:
-            raise UsageError("standard input is no tar archive, so -f cannot choose a Dockerfile")
-        else:
-            name, text = "-", head
-    else:
-        context = _directory(word, cwd)
-        name, text = read_dockerfile(given, context, cwd)
+    name, text, context = find_input(session, stack)
     if parsed.has("parse-only") or parsed.has("check"):
         from ch_image.cli.check import check
         from ch_image.dockerfile.parser import parse
@@ -71,9 +53,12 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
     from ch_image.build.executor import build
 
     wanted = build_request(session, name, text, context)
+    outputs = build_output.parse(session.parsed.texts("output"), working_directory())
     session.enter()
     with session.locked():
         result = build(wanted, session.storage, session.report)
+        if outputs and result.image is not None:
+            build_output.write(outputs, result.image, session)
     _conclude(session, wanted, result)
     return 0
 
@@ -88,7 +73,7 @@ def _conclude(session: Session, wanted: BuildOptions, result: BuildResult) -> No
     if result.image is None:
         return
     tags = ", ".join(str(tag) for tag in wanted.tags)
-    session.report(Info(f"grown in {result.instructions} instructions: {tags}"))
+    session.report(Info(f"grown in {result.instructions} instructions" + f": {tags}" * bool(tags)))
     if not (parsed.has("quiet") or parsed.has("iidfile") or parsed.has("metadata-file")):
         return
     from ch_image.cli.details import image_id
@@ -169,6 +154,8 @@ def _tags(session: Session, dockerfile: str, context: str | None) -> tuple[Image
     from ch_image.cli.images import writable
 
     given = session.parsed.texts("tag")
+    if not given and session.parsed.has("output"):
+        return ()  # what is given out needs no name
     if not given:
         inferred = values.infer_name(dockerfile, context or "")
         session.report(Info(f"inferred image name: {inferred}"))
@@ -191,82 +178,6 @@ def puller(session: Session) -> Puller:
         return pull(ref, session.storage, known[0], platform, session.report, always=always)
 
     return pull_base
-
-
-def _directory(word: str, cwd: str) -> str:
-    if "://" in word or word.startswith("git@"):
-        raise UsageError(
-            f"a context that is a URL is not built yet: {printable(word, 200)}",
-            hint="clone or download it first",
-        )
-    path = os.path.normpath(os.path.join(cwd, word))
-    if not os.path.isdir(path):
-        what = "is not a directory" if os.path.lexists(path) else "does not exist"
-        raise BuildError(
-            f"the context {what}: {printable(word, 300)}",
-            hint="the last word is the directory that COPY takes files from, often .",
-        )
-    return path
-
-
-def read_dockerfile(given: str, context: str, base: str) -> tuple[str, bytes]:
-    """Path and text of the Dockerfile: ``given`` below ``base``, else the context's own.
-
-    The context's own is resolved inside the context, as COPY's sources are. Raises BuildError.
-    """
-    if given == "-":
-        return "-", _read_input()
-    path = os.path.normpath(os.path.join(base, given)) if given else f"{context}/Dockerfile"
-    try:
-        if given:
-            with open(path, "rb") as file:
-                text = file.read(MAX_DOCKERFILE + 1)
-        else:
-            from ch_image.fs.tree import Tree
-
-            with Tree(context) as tree:
-                text = tree.read_bytes("Dockerfile", MAX_DOCKERFILE + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BuildError(
-            f"cannot read the Dockerfile {printable(path)}: {reason}",
-            hint="name it with -f" if not given else "",
-        ) from None
-    return path, _bounded(text)
-
-
-def _read_input() -> bytes:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed")
-    return _bounded_or_archive(sys.stdin.buffer.read(MAX_DOCKERFILE + 1))
-
-
-def _bounded_or_archive(text: bytes) -> bytes:
-    return text if _is_archive(text) else _bounded(text)
-
-
-def _bounded(text: bytes) -> bytes:
-    if len(text) > MAX_DOCKERFILE:
-        raise BuildError(f"the Dockerfile is larger than {MAX_DOCKERFILE >> 20} MiB")
-    return text
-
-
-def _is_archive(head: bytes) -> bool:
-    """Whether standard input is a tar archive, plain or compressed, and no text."""
-    from ch_image.layers.compress import compression_of
-
-    return bool(compression_of(head[:16])) or head[257:262] == b"ustar"
-
-
-def _unpacked(session: Session, stack: ExitStack, head: bytes) -> str:
-    """The archive on standard input, of which ``head`` was read already, as a directory."""
-    from ch_image.formats.archive import Joined, unpack
-
-    scratch = stack.enter_context(session.storage.scratch())
-    directory = f"{scratch}/context"
-    os.mkdir(directory, 0o755)
-    unpack(Joined(head, sys.stdin.buffer), directory)
-    return directory
 
 
 def _shown(name: str) -> str:
@@ -309,7 +220,10 @@ BUILD = options.Command(
         ),
         options.value("--iidfile", "FILE", "write the image ID there"),
         options.value("--metadata-file", "FILE", "write what was built there, as JSON"),
-        options.values("--output", "SPEC", "not yet"),
+        options.values(
+            "-o --output", "SPEC",
+            "give the result out: DIR, - (tar), or type=local|tar|oci|docker,dest=PATH",
+        ),
         options.values("--cache-from", "SPEC", "not yet"),
         options.values("--cache-to", "SPEC", "not yet"),
         options.flag("--check", "only give advice about the Dockerfile; exit 1 if there is any"),

@@ -53,7 +53,7 @@ class Directory:
         temporary = temporary_name(path)
         try:
             _copy(content.tree, temporary, place.xattrs)
-            devices = _make_plain(temporary, exact=place.exact)
+            devices = make_plain(temporary, exact=place.exact)
             if devices:
                 place.report(Detail(f"{devices} device files were left out"))
             _put_in_place(temporary, path)
@@ -98,7 +98,7 @@ def _copy(tree: str, target: str, xattrs: bool) -> None:
         os.close(there)
 
 
-def _make_plain(root: str, *, exact: bool) -> int:
+def make_plain(root: str, *, exact: bool) -> int:
     """Take records, devices and unsafe modes out of a tree; how many devices there were."""
     devices = 0
     top = os.open(root, _OPEN)

@@ -1,0 +1,110 @@
+"""What a build reads: the Dockerfile and the context, from wherever the command line says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+
+from ch_image.cli.session import Session, working_directory
+from ch_image.errors import BuildError, UsageError, printable
+
+MAX_DOCKERFILE = 4 << 20  # bytes
+
+
+def find_input(session: Session, stack: ExitStack) -> tuple[str, bytes, str | None]:
+    """Path and text of the Dockerfile, and the directory that is the context, if there is one.
+
+    What has to be unpacked for it goes when ``stack`` ends. Raises BuildError, UsageError.
+    """
+    word, cwd = session.words[0], working_directory()
+    given = session.parsed.text("file")
+    if word != "-":
+        context = _directory(word, cwd)
+        return *read_dockerfile(given, context, cwd), context
+    if given == "-":
+        raise UsageError("-f - and context - both stand for standard input")
+    head = _read_input()
+    if _is_archive(head):
+        session.enter()
+        context = _unpacked(session, stack, head)
+        return *read_dockerfile(given, context, context), context
+    if given:
+        raise UsageError("standard input is no tar archive, so -f cannot choose a Dockerfile")
+    return "-", head, None
+
+
+def _directory(word: str, cwd: str) -> str:
+    if "://" in word or word.startswith("git@"):
+        raise UsageError(
+            f"a context that is a URL is not built yet: {printable(word, 200)}",
+            hint="clone or download it first",
+        )
+    path = os.path.normpath(os.path.join(cwd, word))
+    if not os.path.isdir(path):
+        what = "is not a directory" if os.path.lexists(path) else "does not exist"
+        raise BuildError(
+            f"the context {what}: {printable(word, 300)}",
+            hint="the last word is the directory that COPY takes files from, often .",
+        )
+    return path
+
+
+def read_dockerfile(given: str, context: str, base: str) -> tuple[str, bytes]:
+    """Path and text of the Dockerfile: ``given`` below ``base``, else the context's own.
+
+    The context's own is resolved inside the context, as COPY's sources are. Raises BuildError.
+    """
+    if given == "-":
+        return "-", _read_input()
+    path = os.path.normpath(os.path.join(base, given)) if given else f"{context}/Dockerfile"
+    try:
+        if given:
+            with open(path, "rb") as file:
+                text = file.read(MAX_DOCKERFILE + 1)
+        else:
+            from ch_image.fs.tree import Tree
+
+            with Tree(context) as tree:
+                text = tree.read_bytes("Dockerfile", MAX_DOCKERFILE + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BuildError(
+            f"cannot read the Dockerfile {printable(path)}: {reason}",
+            hint="name it with -f" if not given else "",
+        ) from None
+    return path, _bounded(text)
+
+
+def _read_input() -> bytes:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return _bounded_or_archive(sys.stdin.buffer.read(MAX_DOCKERFILE + 1))
+
+
+def _bounded_or_archive(text: bytes) -> bytes:
+    return text if _is_archive(text) else _bounded(text)
+
+
+def _bounded(text: bytes) -> bytes:
+    if len(text) > MAX_DOCKERFILE:
+        raise BuildError(f"the Dockerfile is larger than {MAX_DOCKERFILE >> 20} MiB")
+    return text
+
+
+def _is_archive(head: bytes) -> bool:
+    """Whether standard input is a tar archive, plain or compressed, and no text."""
+    from ch_image.layers.compress import compression_of
+
+    return bool(compression_of(head[:16])) or head[257:262] == b"ustar"
+
+
+def _unpacked(session: Session, stack: ExitStack, head: bytes) -> str:
+    """The archive on standard input, of which ``head`` was read already, as a directory."""
+    from ch_image.formats.archive import Joined, unpack
+
+    scratch = stack.enter_context(session.storage.scratch())
+    directory = f"{scratch}/context"
+    os.mkdir(directory, 0o755)
+    unpack(Joined(head, sys.stdin.buffer), directory)
+    return directory
