@@ -175,6 +175,7 @@ class _Build:
             case _:
                 wanted = self._stage_platform(step)
                 made = base_key("scratch", str(wanted))
+                self._cache.based(step, made, "scratch")
                 self._hit(step)
                 return self._started(step, Outcome(start_scratch(wanted), (), made.chain))
 

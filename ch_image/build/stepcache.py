@@ -71,14 +71,16 @@ class StepCache:
         text = printable(" ".join(step.instruction.text.split()), 200)
         inputs = {**key.inputs, **files}
         below = chain[-1] if chain and layer is not None else None
-        record = CacheRecord(key.key, key.slot, text, layer, inputs, now, now, seconds, below)
+        record = CacheRecord(
+            key.key, key.slot, text, layer, inputs, now, now, seconds, below, step.stage_name
+        )
         if self._options.cache != "disabled":
             cache.put(record)
         self._fresh[key.key] = record
         return record
 
     def based(self, step: Step, key: StepKey, reference: str) -> None:
-        """Note that a stage begins with an image, so that another base can be told of later."""
+        """Note what a stage begins with, so that another base can be told of later."""
         if self._options.cache == "disabled" or self._options.dry_run:
             return
         cache = self._storage.cache
@@ -90,7 +92,11 @@ class StepCache:
             self._explain(step, key, dict, quiet=True)
         now = time.time()
         text = printable(" ".join(step.instruction.text.split()), 200)
-        cache.put(CacheRecord(key.key, key.slot, text, None, key.inputs, now, now, 0.0))
+        cache.put(
+            CacheRecord(
+                key.key, key.slot, text, None, key.inputs, now, now, 0.0, stage=step.stage_name
+            )
+        )
 
     def explain(self, step: Step, key: StepKey, files: Callable[[], Mapping[str, str]]) -> None:
         """Say, once a stage, why its first step that is not in the cache is not.

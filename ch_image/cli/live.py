@@ -1,7 +1,7 @@
-"""The live display of a terminal: one line per running step or transfer. The only user of rich.
+"""What only a terminal shows: a live display of what runs, and trees. The only user of rich.
 
-It stands below the lines that have been printed, and only while something takes long enough to
-wait for; rich is not even loaded before.
+The display has one line per running step or transfer. It stands below the lines that have been
+printed, and only while something takes long enough to wait for; rich is not even loaded before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ch_image.errors import printable
 if TYPE_CHECKING:
     from rich.progress import Progress as Table
     from rich.progress import TaskID
+
+    from ch_image.cli.cachetree import Node
 
 _PATIENCE = 0.3  # seconds before anything is shown
 _TEXT, _LAST = 46, 60  # columns of what runs, and of what it said last
@@ -136,3 +138,35 @@ class Live:
 
         if self._table is not None:
             self._table.console.print(Text.from_ansi(text), soft_wrap=True)
+
+
+def show_tree(roots: list[Node], *, colour: bool) -> None:
+    """Print the build cache on standard output; see `ch_image.cli.cachetree`."""
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from ch_image.cli.cachetree import ago
+    from ch_image.cli.console import size
+
+    console = Console(no_color=not colour, highlight=False)
+    for root in roots:
+        top = Tree("", hide_root=True, guide_style="dim")
+        todo = [(root, top, "", False)]
+        while todo:
+            node, branch, stage, fork = todo.pop()
+            text = Text()
+            if node.record.stage and node.record.stage != stage:
+                text.append(f"[{printable(node.record.stage, 40)}] ", "magenta")
+            text.append(printable(node.record.text, 100))
+            if node.size is not None:
+                text.append(f"  {size(node.size)}", "cyan")
+            text.append(f"  {ago(node.used)}", "dim")
+            if node.images:
+                text.append(f"  {', '.join(node.images)}", "green")
+            below = branch.add(text)
+            # A chain of steps stays in its column; what branches off begins one of its own.
+            forks = len(node.children) > 1
+            under = below if forks or fork else branch
+            todo += [(child, under, node.record.stage, forks) for child in node.children[::-1]]
+        console.print(top, soft_wrap=False, no_wrap=True, overflow="ellipsis")

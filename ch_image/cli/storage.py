@@ -5,10 +5,6 @@ from __future__ import annotations
 from ch_image.cli import options
 from ch_image.cli.session import Session, emit
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ch_image.storage.cache import CacheRecord
-
 
 def _storage_path(session: Session) -> int:
     print(session.storage_path)
@@ -41,42 +37,112 @@ RESET = options.Command(
 
 
 def _build_cache(session: Session) -> int:
-    from ch_image.report import Info
-
     parsed = session.parsed
     session.enter()
     if parsed.has("reset"):
+        from ch_image.report import Info
+
         with session.locked():
             number = session.storage.cache.reset()
         session.report(Info(f"build cache: forgot {number} steps"))
     if parsed.has("gc"):
-        from ch_image.cli.console import size
+        _gc(session)
+    elif parsed.has("keep-storage") or parsed.has("older-than"):
+        from ch_image.errors import UsageError
 
-        days = parsed.text("older-than")
-        with session.locked(exclusive=True):
-            freed = session.storage.gc(_seconds(days) if days else None)
-        session.report(
-            Info(
-                f"removed {freed.records} steps, {freed.layers} layers,"
-                f" {freed.blobs} blobs ({size(freed.blob_bytes)})"
-            )
-        )
-    if parsed.has("tree"):
-        emit(tree(session.storage.cache.all()))
-    emit(_summary(session))
+        raise UsageError("--keep-storage and --older-than go with --gc")
+    if parsed.has("tree") or parsed.has("dot") or parsed.has("json"):
+        _show(session)
+    if not parsed.has("dot") and not parsed.has("json"):
+        emit(_summary(session))
     return 0
 
 
-def _seconds(days: str) -> float:
+def _gc(session: Session) -> None:
+    from ch_image.cli.console import size
+    from ch_image.report import Info
+
+    parsed = session.parsed
+    age, limit = parsed.text("older-than"), parsed.text("keep-storage")
+    unused_for = _seconds(age) if parsed.has("older-than") else None
+    keep_bytes = _bytes(limit) if parsed.has("keep-storage") else None
+    with session.locked(exclusive=True):
+        freed = session.storage.gc(unused_for, keep_bytes)
+    session.report(
+        Info(
+            f"removed {freed.records} steps, {freed.layers} layers ({size(freed.layer_bytes)}),"
+            f" {freed.blobs} blobs ({size(freed.blob_bytes)})"
+        )
+    )
+    if freed.shared_files:
+        amount = size(freed.shared_bytes)
+        session.report(Info(f"shared {freed.shared_files} equal files of layers ({amount})"))
+    total = freed.layer_bytes + freed.blob_bytes + freed.shared_bytes
+    session.report(Info(f"freed {size(total)}"))
+
+
+def _show(session: Session) -> None:
+    from ch_image.cli import cachetree
+
+    roots = cachetree.forest(session.storage)
+    if session.parsed.has("json"):
+        import json
+
+        emit([json.dumps(cachetree.as_json(roots), indent=2)])
+    elif session.parsed.has("dot"):
+        emit(cachetree.dot(roots))
+    elif _on_terminal(session):
+        from ch_image.cli.live import show_tree
+
+        show_tree(roots, colour=session.log.has_colour)
+    else:
+        emit(cachetree.plain(roots))
+
+
+def _on_terminal(session: Session) -> bool:
+    """Whether results go to a terminal that can show more than text."""
+    import sys
+
+    return sys.stdout.isatty() and session.env.get("TERM", "dumb") != "dumb"
+
+
+def _seconds(text: str) -> float:
+    """``7d``, ``12h``, ``30m``, ``2w``; a bare number is days. Raises UsageError."""
     from ch_image.errors import UsageError, printable
 
+    units = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+    unit = units.get(text[-1:])
+    number = _number(text[:-1] if unit else text)
+    if number is None or not number < 1e6:
+        raise UsageError(
+            f"--older-than takes a time, not '{printable(text, 60)}'",
+            hint="7d, 12h and 30m are days, hours and minutes",
+        )
+    return number * (unit or 86400)
+
+
+def _bytes(text: str) -> int:
+    """``500M``, ``10GB``, ``1.5GiB``; powers of 1024. Raises UsageError."""
+    from ch_image.errors import UsageError, printable
+
+    short = text.upper().removesuffix("B").removesuffix("I")
+    exponent = " KMGT".find(short[-1:]) if short[-1:].isalpha() else 0
+    number = _number(short[:-1] if exponent > 0 else short)
+    if number is None or exponent < 0:
+        raise UsageError(
+            f"--keep-storage takes a size, not '{printable(text, 60)}'",
+            hint="500M and 10G are sizes; 0 keeps nothing that no image needs",
+        )
+    return int(number * 1024**exponent)
+
+
+def _number(text: str) -> float | None:
+    if not text or not text.isascii() or text.strip("0123456789."):
+        return None
     try:
-        number = float(days)
+        return float(text)
     except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e6:
-        raise UsageError(f"--older-than takes a number of days, not '{printable(days, 60)}'")
-    return number * 86400
+        return None
 
 
 def _summary(session: Session) -> list[str]:
@@ -91,40 +157,19 @@ def _summary(session: Session) -> list[str]:
     return [f"{name + ':':<18}{number:>8}" for name, number in counts]
 
 
-def tree(records: list[CacheRecord]) -> list[str]:
-    """The cache as a tree of steps, oldest first; one line each, cut to 77 columns.
-
-    Steps whose parent has been forgotten are roots.
-    """
-    from ch_image.errors import printable
-
-    known = {record.key for record in records}
-    children: dict[str, list[CacheRecord]] = {}
-    for record in sorted(records, key=lambda r: (r.created, r.key)):
-        children.setdefault(record.parent if record.parent in known else "", []).append(record)
-    lines: list[str] = []
-    # A chain of steps stays in its column; only a fork indents what branches off.
-    todo = [(record, "", "*") for record in reversed(children.get("", []))]
-    while todo:
-        record, indent, mark = todo.pop()
-        text = f"{indent}{mark} {printable(record.text)}"
-        lines.append(text if len(text) <= 77 else text[:75] + "..")
-        below = children.pop(record.key, [])
-        if below:
-            todo.append((below[-1], indent, "*"))
-            todo += [(branch, indent + "| ", "*") for branch in reversed(below[:-1])]
-    return lines
-
-
 BUILD_CACHE = options.Command(
     "build-cache",
     "",
     "Shows what the build cache holds. With several options: reset, then gc, then tree.",
     (
         options.flag("--gc", "remove layers and blobs that nothing needs; forget deleted images"),
-        options.value("--older-than", "DAYS", "with --gc: also forget steps unused for so long"),
+        options.value("--keep-storage", "SIZE", "with --gc: also the least used steps, until those"
+                      " that no image needs take no more (500M, 10G)"),
+        options.value("--older-than", "TIME", "with --gc: also steps unused for so long (7d, 12h)"),
         options.flag("--reset", "forget all steps; images stay"),
-        options.flag("--tree", "print the steps as a tree"),
+        options.flag("--tree", "print the steps as a tree: size, last use, images"),
+        options.flag("--dot", "print the tree for Graphviz"),
+        options.flag("--json", "print the steps as JSON"),
     ),
     _build_cache,
-)
+)  # fmt: skip

@@ -41,6 +41,7 @@ class CacheRecord(NamedTuple):
     used: float  # Unix time of the last hit
     seconds: float  # how long the step took
     below: LayerId | None = None  # the layer that ``layer`` was made on; None: the empty tree
+    stage: str = ""  # the name of the stage it was carried out for
 
 
 class Cache:
@@ -72,6 +73,7 @@ class Cache:
             "created": record.created,
             "seconds": record.seconds,
             "below": record.below,
+            "stage": record.stage,
         }
         path = self._file(record.key)
         with faults("write the build cache"):
@@ -159,4 +161,5 @@ def _decode(key: str, value: dict[str, Any], used: float) -> CacheRecord:
         used,
         float(value["seconds"]),
         value.get("below"),
+        str(value.get("stage", "")),
     )

@@ -4,6 +4,7 @@
       version            "1"; a newer one is refused, so is a directory that was not made by us
       lock               flock: shared for use, exclusive for gc and reset (storage/locks.py)
       synced             what a power failure cannot take any more (storage/durable.py)
+      relinking          times of directories while files are shared (storage/dedupe.py)
       blobs/sha256/HEX   manifests, configs, compressed layers, byte for byte (storage/blobs.py)
       layers/ID/t/       one layer's tree in overlay format: 0:0 character devices hide names,
                          user.overlay.opaque=y hides a directory's lower ones
@@ -36,7 +37,8 @@ _DIRECTORIES = (
     "blobs", "blobs/sha256", "layers", "layers/.diff", "images", "deleted", "cache",
     "cache/.parents", "context", "mounts", "tmp",
 )  # fmt: skip
-_NAMES = frozenset({*(d for d in _DIRECTORIES if "/" not in d), "version", "lock", "synced"})
+_PARTS = frozenset({*(d for d in _DIRECTORIES if "/" not in d), "version", "lock"})
+_NAMES = _PARTS | {"synced", "relinking"}  # what need not be there
 
 
 def open_root(path: str) -> str:
@@ -61,7 +63,7 @@ def open_root(path: str) -> str:
     else:
         _refuse_foreign(path, found)
     _check_mode(path)
-    if not found >= _NAMES - {"synced"}:
+    if not found >= _PARTS:
         with faults("make the storage directory"):
             _fill(path)
     return path

@@ -3,7 +3,7 @@
     with open_storage(path) as storage, storage.lock():
         image = storage.images.get(ref)
 
-Policy of what to throw away is here; how each part lies on disk is in its own module.
+How each part lies on disk is in its own module; what is thrown away, in `ch_image.storage.clean`.
 """
 
 from __future__ import annotations
@@ -11,32 +11,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ch_image.storage.blobs import Blobs
 from ch_image.storage.cache import Cache
 from ch_image.storage.durable import Durability
 from ch_image.storage.faults import faults
 from ch_image.storage.images import Images
-from ch_image.storage.layers import LayerId, Layers
+from ch_image.storage.layers import Layers
 from ch_image.storage.locks import DEFAULT_WAIT, locked
 from ch_image.storage.root import open_root
 from ch_image.storage.scratch import Scratch, remove
 
 if TYPE_CHECKING:
-    from ch_image.model.digest import Digest
+    from ch_image.storage.clean import Freed
     from ch_image.storage.snapshots.base import Snapshotter
 
-_EMPTIED = ("images", "deleted", "cache", "layers", "blobs", "context")
-
-
-class Freed(NamedTuple):
-    """What a clean-up took away."""
-
-    records: int
-    layers: int
-    blobs: int
-    blob_bytes: int
+_EMPTIED = ("images", "deleted", "cache", "layers", "blobs", "context", "mounts")
 
 
 class Storage:
@@ -75,6 +66,10 @@ class Storage:
         """
         with locked(self.path, exclusive=exclusive, wait=wait, on_wait=on_wait):
             self._scratch.sweep()
+            if os.path.lexists(f"{self.path}/relinking"):
+                from ch_image.storage.dedupe import recover
+
+                recover(self.path)
             yield
 
     def snapshotter(self, name: str = "") -> Snapshotter:
@@ -90,68 +85,20 @@ class Storage:
         """Bring to disk what was written so far, so that layers outlive a power failure."""
         self._durability.sync()
 
-    def gc(self, unused_for: float | None = None) -> Freed:
+    def gc(self, unused_for: float | None = None, keep_bytes: int | None = None) -> Freed:
         """Remove what neither an image nor the build cache needs; the exclusive lock is held.
 
-        ``unused_for``: also cache records not used for so many seconds. Deleted images are
-        forgotten. Raises StorageError, and removes nothing, when an image's record is damaged.
+        ``unused_for``: also steps not used for so many seconds. ``keep_bytes``: also the least
+        recently used steps, until what only the cache needs takes no more. Deleted images are
+        forgotten; what remains shares equal files. Raises StorageError, and removes nothing,
+        when an image's record is damaged.
         """
-        import time
+        from ch_image.storage.clean import clean
+        from ch_image.storage.dedupe import dedupe
 
-        images = self.images.read_all()
-        self.images.purge()
-        records = self.cache.all()
-        old = [r for r in records if unused_for is not None and r.used < time.time() - unused_for]
-        for record in old:
-            self.cache.remove(record.key)
-        stay = {record.key for record in records} - {record.key for record in old}
-        keep: set[LayerId] = {layer for image in images for layer in image.layers}
-        keep |= {record.layer for record in records if record.key in stay and record.layer}
-        keep |= self._still_useful(keep)
-        gone = [layer for layer in self.layers.all() if layer not in keep]
-        dropped = self.cache.gc(keep)
-        for layer in gone:
-            self.layers.remove(layer)
-        blobs = self._unneeded_blobs(keep)
-        freed = sum(self.blobs.remove(digest) for digest in blobs)
-        return Freed(len(old) + len(dropped), len(gone), len(blobs), freed)
-
-    def _still_useful(self, keep: set[LayerId]) -> set[LayerId]:
-        """Merged layers all of whose parts stay."""
-        from ch_image.errors import StorageError
-
-        useful = set()
-        for layer in self.layers.all():
-            try:
-                merged = self.layers.get(layer).merged if layer not in keep else ()
-            except StorageError:  # damaged and needed by nobody
-                continue
-            if merged and keep.issuperset(merged):
-                useful.add(layer)
-        return useful
-
-    def _unneeded_blobs(self, keep: set[LayerId]) -> list[Digest]:
-        from ch_image.errors import ChError
-        from ch_image.model.oci import MAX_DOCUMENT, Manifest, parse_manifest
-
-        needed: set[str] = set()
-        for layer in keep:
-            try:
-                blob = self.layers.get(layer).blob
-            except ChError:  # damaged: its blob may be fetched again
-                continue
-            needed |= {blob.digest} if blob else set()
-        for image in self.images.read_all():
-            if image.manifest is None:
-                continue
-            needed.add(image.manifest.digest)
-            try:
-                manifest = parse_manifest(self.blobs.read(image.manifest.digest, MAX_DOCUMENT))
-            except ChError:  # the image works without it; a push makes a new one
-                continue
-            if isinstance(manifest, Manifest):
-                needed |= {manifest.config.digest, *(d.digest for d in manifest.layers)}
-        return [digest for digest in self.blobs.all() if digest not in needed]
+        freed = clean(self, unused_for, keep_bytes)
+        shared = dedupe(self, self.layers.all(), self._scratch)
+        return freed._replace(shared_files=shared.files, shared_bytes=shared.bytes)
 
     def reset(self) -> None:
         """Remove everything but the directory itself; the exclusive lock is held.
