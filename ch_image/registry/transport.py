@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from ch_image.errors import RegistryError, printable
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 class Body(NamedTuple):
     """A request body that can be sent again: ``open`` starts it anew; ``size`` in bytes."""
 
-    open: Callable[[], BinaryIO]
+    open: Callable[[], Generator[bytes, None, None]]
     size: int
 
 
@@ -274,11 +274,12 @@ class Transport:
             {"User-Agent": self.network.user_agent, "Accept-Encoding": "identity"} | headers
         )
         request.hooks = {}
-        data = body.open() if isinstance(body, Body) else body
+        stream = body.open() if isinstance(body, Body) else None
         size = body.size if isinstance(body, Body) else len(body or b"")
         if body is not None or method in ("POST", "PUT", "PATCH"):
             request.headers["Content-Length"] = str(size)
-        request.body = data if size else None  # type: ignore[assignment]
+        content: Any = stream or body
+        request.body = content if size else None
         proxy = proxy_for(origin.scheme, origin.host, origin.port, self.network.proxies)
         patience = self.network.connect_timeout
         if is_loopback(origin.host):
@@ -294,8 +295,8 @@ class Transport:
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise _explain(error, origin, proxy, self.network) from None
         finally:
-            if isinstance(body, Body) and data is not None:
-                data.close()  # type: ignore[union-attr]
+            if stream is not None:
+                stream.close()
         return Response(method, answer.status_code, answer.headers, url, answer.raw)
 
     def _adapter(self, origin: Origin) -> Any:
