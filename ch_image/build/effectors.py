@@ -178,7 +178,8 @@ class Effectors:
             case RsyncEffect():
                 from ch_image.build.rsync import carry_out as rsync
 
-                return rsync(effect, self._inputs.context(), draft.root)
+                context = self._inputs.context()
+                return rsync(effect, context, draft.root, self._storage, self._teller(step))
             case _:
                 assert_never(effect)
 
@@ -230,13 +231,16 @@ class Effectors:
                 settings,
                 operations,
                 self._launcher,
-                lambda line: self._report(Output(step.line, step.stage_name, line)),
+                self._teller(step),
                 self._describe,
                 self._cancel,
             )
         self.notifications += ran.notifications
         self._lost(ran.lost)
         return ran.owners
+
+    def _teller(self, step: Step) -> Callable[[str], None]:
+        return lambda line: self._report(Output(step.line, step.stage_name, line))
 
     def _describe(self, plan: Container) -> None:
         if self._options.verbose:
