@@ -13,10 +13,12 @@ from ch_image.sandbox.seccomp import marks_processes
 
 PROGRAMS = frozenset(
     b"""tar bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
+    sed perl ed ex vi vim vim.basic vim.tiny nano patch gzip bzip2 xz zstd lz4 lzip compress
     mksquashfs mkfs.erofs getfacl setfacl zip sudo su runuser setpriv sshd ssh ssh-keygen crontab
     logrotate adduser addgroup deluser delgroup useradd usermod userdel groupadd groupmod groupdel
     groupmems gpasswd passwd chpasswd chgpasswd newusers chage chsh chfn vipw vigr pwconv pwunconv
-    grpconv grpunconv pg_createcluster pg_ctlcluster dpkg-statoverride""".split()
+    grpconv grpunconv pg_createcluster pg_ctlcluster update-passwd pwck grpck
+    systemd-sysusers systemd-tmpfiles dpkg-statoverride""".split()
 )
 
 
