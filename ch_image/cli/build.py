@@ -58,7 +58,9 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
     with session.locked():
         result = build(wanted, session.storage, session.report)
         if outputs and result.image is not None:
-            build_output.write(outputs, result.image, session)
+            build_output.write(outputs, result.image, wanted.tags, session)
+            if wanted.tags:  # it may have got its digests
+                result = result._replace(image=session.storage.images.get(wanted.tags[0]))
     _conclude(session, wanted, result)
     return 0
 
@@ -87,6 +89,8 @@ def _conclude(session: Session, wanted: BuildOptions, result: BuildResult) -> No
         import json
 
         value = {"containerimage.config.digest": identity, "image.name": tags.replace(" ", "")}
+        if result.image.manifest is not None:
+            value["containerimage.digest"] = result.image.manifest.digest
         _write(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -154,8 +158,9 @@ def _tags(session: Session, dockerfile: str, context: str | None) -> tuple[Image
     from ch_image.cli.images import writable
 
     given = session.parsed.texts("tag")
-    if not given and session.parsed.has("output"):
-        return ()  # what is given out needs no name
+    outputs = build_output.parse(session.parsed.texts("output"), "/")
+    if outputs and not given and all(one.kind in ("local", "tar") for one in outputs):
+        return ()  # only files are asked for
     if not given:
         inferred = values.infer_name(dockerfile, context or "")
         session.report(Info(f"inferred image name: {inferred}"))

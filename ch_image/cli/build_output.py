@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ch_image.errors import BuildError, UsageError, printable
@@ -13,6 +13,7 @@ from ch_image.errors import BuildError, UsageError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ch_image.cli.session import Session
+    from ch_image.model.ref import ImageRef
     from ch_image.storage.images import Image
 
 KINDS = ("local", "tar", "oci", "docker", "image")
@@ -59,15 +60,20 @@ def _parse(text: str, cwd: str) -> Output:
     return Output(kind, dest if dest == "-" else os.path.join(cwd, dest), tar)
 
 
-def write(outputs: Iterable[Output], image: Image, session: Session) -> None:
-    """Give ``image`` out. The storage's lock is held. Raises ChError, OSError."""
+def write(
+    outputs: Iterable[Output], image: Image, names: Sequence[ImageRef], session: Session
+) -> None:
+    """Give ``image`` out, known by ``names``. Raises ChError, OSError.
+
+    The storage's lock is held.
+    """
     for output in outputs:
         if output.kind == "local":
             _write_directory(output.dest, image, session)
         elif output.kind == "tar":
             _write_tar(output.dest, image, session)
         elif output.kind != "image":
-            raise UsageError(f"--output type={output.kind} is not built yet in this version")
+            _write_layout(output, image, names, session)
 
 
 def _write_directory(dest: str, image: Image, session: Session) -> None:
@@ -98,6 +104,29 @@ def _write_directory(dest: str, image: Image, session: Session) -> None:
         snapshotter.discard(draft)
 
 
+def _write_layout(
+    output: Output, image: Image, names: Sequence[ImageRef], session: Session
+) -> None:
+    """As a registry would have it: an OCI layout, or an archive of one."""
+    from ch_image.cli.build_options import epoch
+    from ch_image.formats.archive import output as whole
+    from ch_image.transfer.lay_out import write_archive, write_directory
+    from ch_image.transfer.pack import Wishes, pack
+
+    storage = session.storage
+    packed = pack(image, storage, Wishes(epoch=epoch(session.env)), session.report)
+    docker = output.kind == "docker"
+    if output.dest == "-":
+        _no_terminal()
+        write_archive(packed, names, storage.blobs, sys.stdout.buffer, docker=docker)
+        sys.stdout.buffer.flush()
+    elif output.tar:
+        with whole(output.dest, True) as file:
+            write_archive(packed, names, storage.blobs, file, docker=docker)
+    else:
+        write_directory(packed, names, storage.blobs, output.dest)
+
+
 def _write_tar(dest: str, image: Image, session: Session) -> None:
     """The tree with its true owners, as a tar archive."""
     from ch_image.cli.importing import place
@@ -111,8 +140,12 @@ def _write_tar(dest: str, image: Image, session: Session) -> None:
         if dest != "-":
             Archive().write(Content(image.config, tree, owners), dest, place(session))
             return
-        if sys.stdout is None or sys.stdout.isatty():
-            raise BuildError("an archive is not written to a terminal", hint="redirect it")
-        sys.stdout.flush()
+        _no_terminal()
         write_tree(tree, owners, sys.stdout.buffer)
         sys.stdout.buffer.flush()
+
+
+def _no_terminal() -> None:
+    if sys.stdout is None or sys.stdout.isatty():
+        raise BuildError("an archive is not written to a terminal", hint="redirect it")
+    sys.stdout.flush()

@@ -97,7 +97,7 @@ class Archive:
 
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write the archive at the path ``name``. Raises ImageError, OSError."""
-        with _output(name, place.clobber) as raw, ExitStack() as stack:
+        with output(name, place.clobber) as raw, ExitStack() as stack:
             out = cast(Writable, raw)
             kind = compression_for(name)
             if kind == "gzip":
@@ -133,7 +133,7 @@ def _refuse_directory(file: BinaryIO | object, name: str) -> None:
 
 
 @contextmanager
-def _output(name: str, clobber: bool) -> Iterator[BinaryIO]:
+def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
     """A file that gets its name when the block has ended well; pipes and devices at once."""
     path = os.path.realpath(name)
     with suppress(FileNotFoundError):
