@@ -139,7 +139,7 @@ SPECIAL = {
     "var/lib/demo/link": ("man", "man", 0o777),
     "home/demo": ("demo", "demo", 0o755),
     "home/demo/.bashrc": ("demo", "demo", 0o644),
-    "etc/demo": ("www-data", "www-data", 0o755),
+    "etc/demo": ("www-data", "www-data", 0o640),  # an octal --chmod makes new parents too
     "etc/demo/config.ini": ("www-data", "www-data", 0o640),
     "copied": ("root", "root", 0o755),
     "copied/greeting": ("demo", "www-data", 0o644),
