@@ -13,7 +13,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ch_image.build.copy import Copying, CopyResult, CopySpec, destination, policy_of
+from ch_image.build.copy import Copying, CopyResult, destination, policy_of
+from ch_image.build.copyspec import CopySpec
 from ch_image.build.digest import check_unchanged, digest
 from ch_image.build.remote import Checkout, Download, Remotes, is_remote
 from ch_image.build.select import Match, Selection, require_some, select

@@ -20,37 +20,16 @@ from typing import NamedTuple
 
 from ch_image.build import lookup
 from ch_image.build.chmod import parse_mode
-from ch_image.build.digest import digest
+from ch_image.build.copyspec import CopySpec, Document, choose
 from ch_image.build.place import Placer, Policy
-from ch_image.build.select import Match, Selection, require_some, select
-from ch_image.build.source import ImageSource, Source, clean, join
-from ch_image.build.statindex import Memo
+from ch_image.build.select import Match, Selection
+from ch_image.build.source import Source, clean, join
 from ch_image.build.target import Target, write_fault
 from ch_image.build.transfer import Transfer
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
 
 _NOWHERE = Source("")  # where heredocs and made directories come from
-
-
-class Document(NamedTuple):
-    """A heredoc: a file that the Dockerfile holds."""
-
-    name: str
-    data: bytes
-
-
-class CopySpec(NamedTuple):
-    """What a COPY says, expanded."""
-
-    sources: tuple[str, ...]
-    destination: str
-    chown: str = ""
-    chmod: str = ""
-    link: bool = False
-    parents: bool = False
-    exclude: tuple[str, ...] = ()
-    documents: tuple[Document, ...] = ()
 
 
 class CopyResult(NamedTuple):
@@ -69,32 +48,6 @@ def destination(workdir: str, text: str) -> str:
     path = "/" + clean(text if text.startswith("/") else f"{workdir}/{text}")
     directory = text.endswith(("/", "/.")) and path != "/"
     return path + "/" if directory else path
-
-
-def choose(spec: CopySpec, source: Source) -> Selection:
-    """What the sources of ``spec`` mean in ``source``. Raises BuildError when they are missing."""
-    selection = select(source, spec.sources, parents=spec.parents, exclude=spec.exclude)
-    if not spec.documents:
-        require_some(source, selection)
-    return selection
-
-
-def content(
-    spec: CopySpec, source: Source, *, owners: bool = False, memo: Memo | None = None
-) -> str:
-    """The digest (64 hexadecimal digits) of what the sources of ``spec`` hold in ``source``.
-
-    ``owners``: owners count, for an image whose files keep theirs. ``memo`` is asked and told
-    about images with an identity; if it knows, the image is not looked at. Raises BuildError.
-    """
-
-    def compute() -> str:
-        return digest(source, choose(spec, source), owners=owners)
-
-    if memo is None or not isinstance(source, ImageSource) or not source.identity:
-        return compute()
-    meaning = ("spec", source.identity, owners, spec.sources, spec.parents, spec.exclude)
-    return memo.recall(meaning, compute)
 
 
 def policy_of(spec: CopySpec, target: Target) -> Policy:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ch_image.build.remote import Fetch
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import DefaultRegistry, ImageRef
 from ch_image.storage.images import Image
+
+if TYPE_CHECKING:
+    from ch_image.build.remote import Fetch
 
 # (reference, platform or None for the host's, ask the registry even when it is in storage)
 Puller = Callable[[ImageRef, Platform | None, bool], Image]

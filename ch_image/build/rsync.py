@@ -14,8 +14,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 from ch_image.build.context import Context
-from ch_image.build.copy import CopySpec, choose
 from ch_image.build.copy import copy as copy_files
+from ch_image.build.copyspec import CopySpec, choose
 from ch_image.build.digest import digest
 from ch_image.build.effects import RsyncEffect
 from ch_image.errors import BuildError, printable

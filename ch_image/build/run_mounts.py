@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ch_image.build.copy import CopySpec, choose, content
 from ch_image.build.copy import copy as copy_files
+from ch_image.build.copyspec import CopySpec, choose, content
 from ch_image.build.effects import RunEffect
 from ch_image.build.named import named_files
 from ch_image.build.options import BuildOptions

@@ -47,6 +47,11 @@ class Once(Generic[T]):
         self._make, self._lock = make, threading.Lock()
         self._made: list[T] = []
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it has been asked for."""
+        return bool(self._made)
+
     def __call__(self) -> T:
         """The one thing. Raises what making it raises, each time."""
         with self._lock:

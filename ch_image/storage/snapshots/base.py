@@ -64,12 +64,45 @@ def merged_owners(layers: Layers, chain: Chain) -> dict[str, tuple[int, int]]:
     """
     found: dict[str, tuple[int, int]] = {}
     for layer in chain:
-        record = layers.get(layer)
-        if found:
-            with faults("read a layer"), Directories(layers.tree(layer)) as tree:
-                found = {p: o for p, o in found.items() if not _covered(tree, os.fsencode(p))}
-        found.update(record.owners)
+        found = _with_layer(layers, found, layer)
     return found
+
+
+def _with_layer(
+    layers: Layers, below: dict[str, tuple[int, int]], layer: LayerId
+) -> dict[str, tuple[int, int]]:
+    record = layers.get(layer)
+    if not below:
+        return dict(record.owners)
+    with faults("read a layer"), Directories(layers.tree(layer)) as tree:
+        found = {p: o for p, o in below.items() if not _covered(tree, os.fsencode(p))}
+    found.update(record.owners)
+    return found
+
+
+class OwnersOfChains:
+    """`merged_owners` for chains that grow by a layer at a time; each layer is looked at once.
+
+    May be used from several threads.
+    """
+
+    _KEPT = 16  # chains
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self._known: dict[Chain, dict[str, tuple[int, int]]] = {}
+
+    def of(self, chain: Chain) -> dict[str, tuple[int, int]]:
+        """The recorded owners of all that is to be seen of ``chain``. Raises StorageError."""
+        known = dict(self._known)
+        start = next((n for n in range(len(chain), 0, -1) if chain[:n] in known), 0)
+        found = known[chain[:start]] if start else {}
+        for layer in chain[start:]:
+            found = _with_layer(self._layers, found, layer)
+        known.pop(chain, None)
+        known[chain] = found
+        self._known = dict(list(known.items())[-self._KEPT :])  # replaced at once: no lock
+        return found
 
 
 def _covered(tree: Directories, path: bytes) -> bool:

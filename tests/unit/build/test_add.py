@@ -20,7 +20,8 @@ import world
 
 from ch_image.build.add import AddSpec, add, choose, identity
 from ch_image.build.context import Context
-from ch_image.build.copy import CopyResult, CopySpec
+from ch_image.build.copy import CopyResult
+from ch_image.build.copyspec import CopySpec
 from ch_image.build.gitref import GitRef, parse_git
 from ch_image.build.remote import Remotes, is_remote, name_of
 from ch_image.errors import BuildError, ImageError

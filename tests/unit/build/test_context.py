@@ -12,7 +12,8 @@ import trees
 
 from ch_image.build import statindex
 from ch_image.build.context import Context, read_rules
-from ch_image.build.copy import CopySpec, choose, content, copy
+from ch_image.build.copy import copy
+from ch_image.build.copyspec import CopySpec, choose, content
 from ch_image.build.digest import digest
 from ch_image.build.source import ImageSource
 from ch_image.build.statindex import Memo

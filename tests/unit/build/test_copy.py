@@ -10,7 +10,8 @@ import pytest
 import trees
 
 from ch_image.build.context import Context, read_rules
-from ch_image.build.copy import CopyResult, CopySpec, Document, copy
+from ch_image.build.copy import CopyResult, copy
+from ch_image.build.copyspec import CopySpec, Document
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError
 

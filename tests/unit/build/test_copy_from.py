@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import trees
 
-from ch_image.build.copy import CopyResult, CopySpec, choose, copy
+from ch_image.build.copy import CopyResult, copy
+from ch_image.build.copyspec import CopySpec, choose
 from ch_image.build.digest import digest
 from ch_image.build.source import ImageSource
 from ch_image.fs import owners

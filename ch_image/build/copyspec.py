@@ -1,0 +1,76 @@
+"""What a COPY says, which files it means, and the digest of what they hold.
+
+Apart from `ch_image.build.copy`, for a build that finds its COPY in the cache copies nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ch_image.build.digest import digest
+from ch_image.build.effects import AddEffect, CopyEffect
+from ch_image.build.select import Selection, require_some, select
+from ch_image.build.source import ImageSource, Source
+from ch_image.build.statindex import Memo
+
+
+class Document(NamedTuple):
+    """A heredoc: a file that the Dockerfile holds."""
+
+    name: str
+    data: bytes
+
+
+class CopySpec(NamedTuple):
+    """What a COPY says, expanded."""
+
+    sources: tuple[str, ...]
+    destination: str
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+    documents: tuple[Document, ...] = ()
+
+
+def spec_of(effect: CopyEffect | AddEffect) -> CopySpec:
+    """What the instruction says about copying."""
+    documents = tuple(Document(f.path, os.fsencode(f.data)) for f in effect.files)
+    return CopySpec(
+        effect.sources,
+        effect.destination,
+        effect.chown,
+        effect.chmod,
+        effect.link,
+        isinstance(effect, CopyEffect) and effect.parents,
+        effect.exclude,
+        documents,
+    )
+
+
+def choose(spec: CopySpec, source: Source) -> Selection:
+    """What the sources of ``spec`` mean in ``source``. Raises BuildError when they are missing."""
+    selection = select(source, spec.sources, parents=spec.parents, exclude=spec.exclude)
+    if not spec.documents:
+        require_some(source, selection)
+    return selection
+
+
+def content(
+    spec: CopySpec, source: Source, *, owners: bool = False, memo: Memo | None = None
+) -> str:
+    """The digest (64 hexadecimal digits) of what the sources of ``spec`` hold in ``source``.
+
+    ``owners``: owners count, for an image whose files keep theirs. ``memo`` is asked and told
+    about images with an identity; if it knows, the image is not looked at. Raises BuildError.
+    """
+
+    def compute() -> str:
+        return digest(source, choose(spec, source), owners=owners)
+
+    if memo is None or not isinstance(source, ImageSource) or not source.identity:
+        return compute()
+    meaning = ("spec", source.identity, owners, spec.sources, spec.parents, spec.exclude)
+    return memo.recall(meaning, compute)
