@@ -20,12 +20,13 @@ from ch_image.build.effects import (
     RunEffect,
     WorkdirEffect,
 )
+from ch_image.build.forcing import Forcing, Watch, prepare
 from ch_image.build.options import BuildOptions
 from ch_image.build.plan import Step
-from ch_image.build.run import RunSettings
+from ch_image.build.run import Ran, RunSettings
 from ch_image.build.run import run as run_command
 from ch_image.build.schedule import Cancel
-from ch_image.errors import BuildError
+from ch_image.errors import BuildError, StepFailed
 from ch_image.fs import owners as records
 from ch_image.fs.tree import Tree
 from ch_image.report import Detail, Output, Reporter, Warned
@@ -126,19 +127,23 @@ class Carrier:
         mounts = RunMounts(
             options, self._storage, self._snapshotter, self._effectors.source, self._cancel
         )
+        watch = Watch(self._teller(step))
         with mounts.prepared(effect, step, chains) as (operations, env):
             if env:
                 effect = effect._replace(passed={**effect.passed, **env})
-            ran = run_command(
-                effect,
-                draft.root,
-                settings,
-                operations,
-                self._launcher,
-                self._teller(step),
-                self._describe,
-                self._cancel,
-            )
+
+            def run(what: RunEffect) -> Ran:
+                return run_command(
+                    what, draft.root, settings, operations, self._launcher, watch, self._describe,
+                    self._cancel,
+                )  # fmt: skip
+
+            try:
+                prepare(effect, run, self._report)
+                ran = run(effect)
+            except StepFailed as fault:
+                forcing = Forcing(options, self._snapshotter, self._report)
+                raise forcing.explained(fault, draft.root, watch.seen) from None
         self.notifications += ran.notifications
         self._lost(ran.lost)
         return ran.owners

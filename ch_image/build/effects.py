@@ -40,6 +40,7 @@ class RunEffect(NamedTuple):
     network: str = "default"
     security: str = "sandbox"
     devices: tuple[str, ...] = ()
+    init: tuple[tuple[str, str], ...] = ()  # (check, command): what --force does before, as root
 
 
 class CopyEffect(NamedTuple):

@@ -16,6 +16,7 @@ from ch_image.build.args import make_scope, unused_build_args
 from ch_image.build.effectors import Effectors
 from ch_image.build.effects import Effect
 from ch_image.build.fold import fold
+from ch_image.build.forcing import Forced, Forcing
 from ch_image.build.inputs import Inputs
 from ch_image.build.key import CacheKey, StepKey, base_key, step_key
 from ch_image.build.options import BuildOptions, BuildResult
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     chain: Chain
     parent: CacheKey
     made: float = 0.0  # when the newest of its steps was carried out, Unix time; 0: none was
+    forced: Forced = Forced()
 
 
 class Pulled(NamedTuple):
@@ -111,6 +113,7 @@ class _Build:
         self._effectors = Effectors(
             options, storage, snapshotter, self._inputs, report, self.cancel
         )
+        self._forcing = Forcing(options, snapshotter, report)
         self._cache = StepCache(options, storage, report)
         self._queue = Queue(todo)
         self._done: dict[int, Outcome] = {}
@@ -196,6 +199,7 @@ class _Build:
         key = base_key(what, str(image.config.platform))
         self._cache.based(step, key, reference)
         outcome = Outcome(start_image(image.config), image.layers, key.chain)
+        outcome = outcome._replace(forced=self._forcing.based(image.layers))
         triggers = image.config.config.on_build
         if triggers:
             count = len(triggers)
@@ -219,31 +223,33 @@ class _Build:
         content: Mapping[str, str] = {}
         if effect is not None:
             content = self._effectors.content(effect, step.origins, chains)
+        made = self._forcing.apply(effect, before.forced)
+        forced = self._forcing.after(effect, made, before.forced)
         key = step_key(
             folded,
             parent=before.parent,
             platform=str(before.state.platform),
             content=content,
-            options=self._run_options(),
+            options={**self._run_options(), **self._forcing.inputs(effect, made)},
         )
         record = self._cache.find(step, key, before.chain)
         if record is not None:
             self._hit(step)
-            return _after(before, folded, key, record)
-        if effect is None:
+            return _after(before, folded, key, record, forced)
+        if made is None:
             self._cache.explain(step, key, dict)
             self._start(step)
             if self._options.dry_run:
-                return Outcome(folded.state, before.chain, key.chain)
+                return before._replace(state=folded.state, parent=key.chain)
             record = self._cache.keep(step, key, (), None, {}, 0.0)
             self._report(StepDone(step.line, step.stage_name, 0.0))
-            return _after(before, folded, key, record)
-        files = self._effectors.files(effect, step.origins, chains)
+            return _after(before, folded, key, record, forced)
+        files = self._effectors.files(made, step.origins, chains)
         self._cache.explain(step, key, lambda: files)
         if self._options.dry_run:
             self._start(step)
-            return Outcome(folded.state, before.chain, key.chain)
-        work = _Miss(step, before, folded, effect, key, chains, files)
+            return before._replace(state=folded.state, parent=key.chain, forced=forced)
+        work = _Miss(step, before, folded, made, key, chains, files, forced)
         return Work(key.key, lambda: self._execute(work))
 
     def _execute(self, miss: _Miss) -> Outcome:
@@ -251,11 +257,12 @@ class _Build:
         step, before = miss.step, miss.before
         self._start(step)
         with self._told(step), _placed(step):
+            self._forcing.tell(miss.folded.effect, miss.effect)
             layer = self._effectors.carry_out(miss.effect, step, before.chain, miss.chains)
             seconds = time.monotonic() - began
             record = self._cache.keep(step, miss.key, before.chain, layer, miss.files, seconds)
         self._report(StepDone(step.line, step.stage_name, seconds))
-        return _after(before, miss.folded, miss.key, record)
+        return _after(before, miss.folded, miss.key, record, miss.forced)
 
     def _before(self, step: Step) -> Outcome:
         """The outcome that ``step`` continues: its stage's step before it."""
@@ -338,11 +345,14 @@ class _Miss(NamedTuple):
     key: StepKey
     chains: Sequence[Chain | None]
     files: Mapping[str, str]
+    forced: Forced
 
 
-def _after(before: Outcome, folded: Folded, key: StepKey, record: CacheRecord) -> Outcome:
+def _after(
+    before: Outcome, folded: Folded, key: StepKey, record: CacheRecord, forced: Forced
+) -> Outcome:
     chain = before.chain if record.layer is None else (*before.chain, record.layer)
-    return Outcome(folded.state, chain, key.chain, max(before.made, record.created))
+    return Outcome(folded.state, chain, key.chain, max(before.made, record.created), forced)
 
 
 def _identity(image: Image) -> str:

@@ -37,6 +37,7 @@ class BuildOptions(NamedTuple):
     platform: Platform | None = None
     force: str = "seccomp"  # seccomp, fakeroot or none
     force_cmds: tuple[tuple[str, ...], ...] = ()
+    profiles: str = ""  # directory of the user's own fakeroot profiles
     cache: str = "enabled"  # enabled, rebuild or disabled
     no_cache_stages: frozenset[str] = frozenset()
     binds: tuple[tuple[str, str], ...] = ()  # (source, target) of every RUN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from ch_image.build.options import BuildOptions, BuildResult, Puller
@@ -124,6 +125,7 @@ def build_request(
         platform=session.platform() if session.names_platform else None,
         force=force,
         force_cmds=commands,
+        profiles=_profiles(env),
         cache=session.cache_mode,
         no_cache_stages=frozenset(filter(None, stages)),
         binds=values.binds(parsed.texts("bind"), cwd),
@@ -144,6 +146,13 @@ def build_request(
         fetch=fetcher(session),
         verbose=session.verbosity > 0,
     )
+
+
+def _profiles(env: Mapping[str, str]) -> str:
+    """The directory of the user's own fakeroot profiles."""
+    home = env.get("HOME", "")
+    config = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return f"{config}/ch-image/fakeroot" if config else ""
 
 
 def _force(parsed: options.Parsed) -> tuple[str, tuple[tuple[str, ...], ...]]:
