@@ -23,7 +23,6 @@ from ch_image.build.options import BuildOptions
 from ch_image.build.origins import ContextOrigin, Origin
 from ch_image.build.plan import Step
 from ch_image.build.schedule import Cancel, Once
-from ch_image.build.source import ImageSource, Source
 from ch_image.errors import BuildError
 from ch_image.report import Reporter
 from ch_image.storage.layers import Chain, LayerId
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ch_image.build.carry import Carrier
     from ch_image.build.context import Context
     from ch_image.build.remote import Remotes
+    from ch_image.build.source import Source
     from ch_image.storage.snapshots.base import Snapshotter
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"  # where git is looked for, on the host
@@ -127,7 +127,7 @@ class Effectors:
                 from ch_image.build.copyspec import choose, spec_of
 
                 source = self.source(origins[0], chains[0])
-                if not isinstance(source, ImageSource) or source.contents:
+                if chains[0] is None or source.contents:
                     found = named_files(source, choose(spec_of(effect), source))
             case AddEffect():
                 from ch_image.build.add import choose as choose_added

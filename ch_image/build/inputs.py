@@ -12,19 +12,22 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
-from ch_image.build.context import Context, read_rules
 from ch_image.build.options import BuildOptions
-from ch_image.build.source import ImageSource, Source
-from ch_image.build.statindex import Memo
 from ch_image.errors import BuildError, UsageError, printable
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import parse_ref
 from ch_image.report import Reporter
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
-from ch_image.storage.snapshots.base import Snapshotter, merged_owners
 from ch_image.storage.store import Storage
+
+if TYPE_CHECKING:
+    from ch_image.build.context import Context
+    from ch_image.build.source import ImageSource, Source
+    from ch_image.build.statindex import Memo
+    from ch_image.storage.snapshots.base import Snapshotter
 
 _PREFIXES = ("docker-image://", "image:")
 _LAYOUT = ("oci-layout://", "oci-layout:")
@@ -50,7 +53,16 @@ class Inputs:
         self._contexts: dict[str, Context] = {}
         self._trees: dict[Chain, ImageSource] = {}
         self._images: dict[tuple[str, Platform | None], Image] = {}
-        self.memo = Memo(self._digests)
+        self._memo: Memo | None = None
+
+    @property
+    def memo(self) -> Memo:
+        """What is known of the digests of files in images."""
+        from ch_image.build.statindex import Memo
+
+        if self._memo is None:
+            self._memo = Memo(self._digests)
+        return self._memo
 
     def close(self) -> None:
         """Keep what was learnt about contexts and unmount views."""
@@ -85,6 +97,8 @@ class Inputs:
         return self._context(name, value, "")
 
     def _context(self, name: str, root: str, dockerfile: str) -> Context:
+        from ch_image.build.context import Context, read_rules
+
         with self._lock:
             found = self._contexts.get(name)
             if found is None:
@@ -148,6 +162,9 @@ class Inputs:
 
     def tree(self, chain: Chain) -> ImageSource:
         """The files of a stage or image, mounted for reading when they are looked at."""
+        from ch_image.build.source import ImageSource
+        from ch_image.storage.snapshots.base import merged_owners
+
         with self._lock:
             found = self._trees.get(chain)
             if found is None:

@@ -18,13 +18,13 @@ a record tells no build argument; secrets and proxies are no inputs at all.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple, NewType
 
 from ch_image.build.effects import RunEffect
 from ch_image.build.state import Folded
 from ch_image.model.oci import canonical_json
+from ch_image.model.sha256 import sha256
 
 CacheKey = NewType("CacheKey", str)  # 64 lower-case hexadecimal digits
 
@@ -89,12 +89,12 @@ def step_key(
 
 def _made(parent: str, kind: str, inputs: Mapping[str, str]) -> StepKey:
     meaning = {"format": FORMAT, "parent": parent, "kind": kind, "inputs": dict(inputs)}
-    key = CacheKey(hashlib.sha256(canonical_json(meaning)).hexdigest())
+    key = CacheKey(sha256(canonical_json(meaning)).hexdigest())
     return StepKey(key, key, f"{parent}-{kind}", inputs)
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:32]
+    return sha256(canonical_json(value)).hexdigest()[:32]
 
 
 def _salted(parent: str, name: str, value: object) -> str:

@@ -6,12 +6,12 @@ A kept file is named after the digest of what was parsed, and its own digest sta
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from ch_image import __version__
 from ch_image.dockerfile.ast import Dockerfile
 from ch_image.dockerfile.ast_json import ast_from_json, ast_to_json
+from ch_image.model.sha256 import sha256
 
 _KEEP = 64  # files
 _PREFIX = "parsed-"
@@ -24,7 +24,7 @@ def parse_cached(text: bytes, name: str, directory: str) -> Dockerfile:
     ``directory`` is the storage's ``context/``; whatever is wrong there only costs time.
     """
     meaning = f"{__version__}\0{name}\0".encode("utf-8", "surrogateescape") + text
-    path = os.path.join(directory, _PREFIX + hashlib.sha256(meaning).hexdigest())
+    path = os.path.join(directory, _PREFIX + sha256(meaning).hexdigest())
     found = _read(path)
     if found is not None:
         return found
@@ -39,7 +39,7 @@ def _read(path: str) -> Dockerfile | None:
     try:
         with open(path, "rb") as file:
             digest, body = file.read(_HEX), file.read()
-        if hashlib.sha256(body).hexdigest().encode() != digest:
+        if sha256(body).hexdigest().encode() != digest:
             return None
         return ast_from_json(body)
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def _write(path: str, directory: str, parsed: Dockerfile) -> None:
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(hashlib.sha256(body).hexdigest().encode() + body)
+            file.write(sha256(body).hexdigest().encode() + body)
         os.rename(temporary, path)
         kept = [entry for entry in os.scandir(directory) if entry.name.startswith(_PREFIX)]
         kept.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)

@@ -7,7 +7,6 @@ ever holds layers that were not made on each other.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ch_image.build.key import StepKey, explain
 from ch_image.build.options import BuildOptions
 from ch_image.dockerfile.ast import Add, Copy
 from ch_image.errors import printable
+from ch_image.model.sha256 import sha256
 from ch_image.report import Detail, Reporter
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.layers import Chain, LayerId
@@ -86,7 +86,7 @@ class StepCache:
         cache = self._storage.cache
         if cache.get(key.key) is not None:
             return
-        named = hashlib.sha256(reference.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        named = sha256(reference.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         key = key._replace(slot=f"{named}-FROM")
         if self._may_read(step):
             self._explain(step, key, dict, quiet=True)

@@ -105,10 +105,10 @@ def force_commands(texts: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 def hosts(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """``NAME:ADDRESS`` or ``NAME=ADDRESS`` as (name, address)."""
-    import ipaddress
-
     out = []
     for text in texts:
+        import ipaddress
+
         match = re.fullmatch(r"([A-Za-z0-9._-]+)[:=](.+)", text)
         if not match:
             raise _refuse("--add-host", text, "not NAME:ADDRESS")

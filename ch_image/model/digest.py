@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NewType
 
 from ch_image.errors import ImageError, printable
+from ch_image.model.sha256 import sha256
 
 Digest = NewType("Digest", str)  # "sha256:" + 64 lower-case hexadecimal digits
 DiffId = NewType("DiffId", str)  # the digest of a layer's uncompressed tar
@@ -23,7 +23,7 @@ def parse_digest(text: object) -> Digest:
 
 def digest_of(data: bytes) -> Digest:
     """The digest of ``data``."""
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    return Digest("sha256:" + sha256(data).hexdigest())
 
 
 def hex_of(digest: str) -> str:
