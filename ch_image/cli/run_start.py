@@ -18,7 +18,7 @@ from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
 from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.start import furnish
+from ch_image.sandbox.furnish import furnish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

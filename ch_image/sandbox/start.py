@@ -17,35 +17,14 @@ import struct
 
 from ch_image.sandbox import seccomp
 from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.identity import ids_of
-from ch_image.sandbox.mounts import Root, loopback_up
 from ch_image.sandbox.plan import Plan
 from ch_image.sandbox.supervisor import Supervisor
 
 _SYS_CLONE = 220 if os.uname().machine.startswith("aarch") else 56
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
 _SIGCHLD, _SIGKILL, _SIGPIPE, _SIGXFSZ = 17, 9, 13, 25
-
-
-def furnish(plan: Plan) -> Root:
-    """In a fresh mount namespace: mount what the plan says and make its root ours.
-
-    Raises OSError with the path it was about.
-    """
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount(plan.root, plan.root, None, kernel.MS_BIND | kernel.MS_REC)
-    root = Root(plan.root)
-    for operation in plan.operations:
-        operation.apply(root)
-    os.fchdir(root.fd)
-    kernel.pivot_root(".", ".")
-    kernel.umount2(".", kernel.MNT_DETACH)
-    os.chdir("/")
-    if plan.hostname:
-        kernel.sethostname(plan.hostname)
-    if "net" in plan.namespaces:
-        loopback_up()
-    return root
 
 
 def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
