@@ -47,11 +47,19 @@ _OURS = ("--no-owner", "--no-group", "--no-devices")
 
 def content(effect: RsyncEffect, context: Context) -> dict[str, str]:
     """The digest of what rsync will read. Raises BuildError."""
-    sources = tuple(source.strip("/") or "." for source in effect.sources)
+    sources = tuple(_digested(source.strip("/"), context.root) for source in effect.sources)
     if _follows(effect) or any("-from=" in option for option in effect.options):
         sources = (".",)  # links may lead to any file of the context
     found = digest(context, choose(CopySpec(sources, "/"), context))
     return {" ".join(effect.sources): found}
+
+
+def _digested(source: str, root: str) -> str:
+    """What stands for a source: of patterns and links, which COPY reads otherwise, the parent."""
+    parent, _, name = source.rpartition("/")
+    if set("*?[") & set(name) or os.path.islink(os.path.join(root, source)):
+        source = parent
+    return source or "."
 
 
 def carry_out(
