@@ -72,7 +72,8 @@ def run_program(body: Callable[[Frame], int], *, usage_code: int = 2, fault_code
 
 def end_on_signals() -> None:
     """Let TERM and HUP end the program in order, as Ctrl-C does."""
-    import _signal as signal  # its wrapper makes enums, which takes longer than a small command
+    # The module signal makes enums, which takes longer than a small command.
+    import _signal as signal  # type: ignore[import-not-found]
 
     def handler(number: int, _frame: FrameType | None) -> None:
         raise Terminated(number)
