@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,10 @@ class Bench(NamedTuple):
     work: Path
 
     def context(self, dockerfile: str, files: Files | None = None, name: str = "context") -> Path:
-        """A directory of ``files`` and the Dockerfile, in which ``@BASE@`` is the base's name."""
+        """A new directory of ``files`` and the Dockerfile; ``@BASE@`` is the base's name."""
         path = self.work / name
-        path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
         for file, content in {"Dockerfile": dockerfile, **(files or {})}.items():
             target = path / file
             target.parent.mkdir(parents=True, exist_ok=True)

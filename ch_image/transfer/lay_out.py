@@ -76,6 +76,10 @@ def write_archive(
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
 
+        for name in ("blobs", "blobs/sha256"):  # who unpacks as a user wants them by name
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
         for blob in _blobs(packed):
             member = tarfile.TarInfo(_place(blob))
             member.size = blob.size
