@@ -17,7 +17,7 @@ from ch_image.cli.web import fetcher
 from ch_image.errors import UsageError
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
-from ch_image.report import Info, Warned
+from ch_image.report import Detail, Info, Warned
 from ch_image.storage.images import Image
 
 TYPE_CHECKING = False
@@ -73,6 +73,8 @@ def _conclude(session: Session, wanted: BuildOptions, result: BuildResult) -> No
         many = "s" if result.run_steps > 1 else ""
         text = f"--force={wanted.force}: modified {result.run_steps} RUN instruction{many}"
         session.report(Info(text))
+    if result.notifications:
+        session.report(Detail(f"root emulation answered {result.notifications} calls"))
     if result.image is None:
         return
     tags = ", ".join(str(tag) for tag in wanted.tags)
