@@ -26,10 +26,11 @@ OPTIONS = (
     options.value("--feature", "FEAT", "exit 0 if there is this feature, else 87"),
     options.value("-g --gid", "GID", "be this group inside"),
     options.flag("--home", "mount your home directory at /home/$USER; implies -W"),
-    options.flag("-j --join", "not yet"),
-    options.value("--join-ct", "N", "not yet"),
-    options.value("--join-pid", "PID", "not yet"),
-    options.value("--join-tag", "TAG", "not yet"),
+    options.flag("-j --join", "share the container with the other peers on this node"),
+    options.value("--join-ct", "N", "so many peers share it (default: as MPI or Slurm say)"),
+    options.value("--join-pid", "PID", "enter the container that process PID is in"),
+    options.value("--join-tag", "TAG", "what the peers call their group (default: as Slurm says,"
+                  " else the parent process)"),
     options.value("-m --mount", "DIR", "not yet"),
     options.flag("--no-passwd", "leave /etc/passwd and /etc/group as they are in the image"),
     options.count("-q --quiet", "say less; repeatable"),
@@ -55,7 +56,7 @@ ABOUT = (
     " /dev, /proc, /sys, /tmp and network names are there; everything else is the image's, and"
     " read-only unless -w or -W is given."
 )
-_UNBUILT = ("join", "join-ct", "join-pid", "join-tag", "mount")
+_UNBUILT = ("mount",)
 
 
 class FeatureMissing(ChError):

@@ -16,17 +16,18 @@ from ch_image.cli.run_image import find
 from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
+from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.furnish import furnish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from ch_image.cli.log import Log
     from ch_image.cli.options import Parsed
+    from ch_image.cli.run_join import Group
 
 # Of the host, where there is such a thing: names of machines, and what Crays need.
 _OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
@@ -53,22 +54,58 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
             "an image in storage cannot be written to",
             hint="use -W for writes that are forgotten, or ch-convert it to a directory first",
         )
-    userns.enter()
-    size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
-    root = guest.mount(size, writable=writing)
-    own = [("set", guest.environment(root), "/ch/environment")] if _IMAGES_OWN in edits else []
-    env = edited(
-        adjusted(host, _home(parsed, root, host)),
+    say = _speaker(log) if parsed.count("verbose") else _silent
+    emulation = _filter() if parsed.has("seccomp") else b""  # nothing can be imported inside
+    peer = _joined(parsed, host, say)
+    plan = Plan("/", command)
+    plan.namespaces, plan.emulate, plan.new_privileges = [], parsed.has("seccomp"), False
+    if peer is None or peer.is_first:
+        userns.enter()
+        size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
+        plan.root = guest.mount(size, writable=writing)
+        plan.operations = settled(plan.root, [*_furniture(parsed, host, uid, gid), *operations])
+    own = []
+    if _IMAGES_OWN in edits:
+        own = [("set", guest.environment(plan.root), "/ch/environment")]
+    plan.env = edited(
+        adjusted(host, _home(parsed, plan.root.rstrip("/"), host)),
         [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
     )
-    plan = Plan(root, command)
-    plan.namespaces, plan.emulate, plan.new_privileges = [], parsed.has("seccomp"), False
-    plan.operations = settled(root, [*_furniture(parsed, host, uid, gid), *operations])
-    plan.env, plan.cwd = env, parsed.text("cd", "/")
-    if parsed.count("verbose"):
-        log.line("plan: " + " ".join(map(printable, Plan.words(plan))))
-    _furnish(plan, writable=writing or bool(size))
-    _become(plan, uid, gid, seccomp=parsed.has("seccomp"))
+    plan.cwd = parsed.text("cd", "/")
+    if peer is None or peer.is_first:
+        if parsed.count("verbose"):
+            log.line("plan: " + " ".join(map(printable, Plan.words(plan))))
+        _furnish(plan, writable=writing or bool(size))
+        _take_identity(uid, gid)
+    if peer is not None:
+        peer.keep()
+    say("executing: " + " ".join(map(printable, command)))
+    _become(plan, emulation)
+
+
+def _filter() -> bytes:
+    from ch_image.sandbox import seccomp
+
+    return seccomp.program(notify=False)
+
+
+def _silent(_text: str) -> None:
+    pass
+
+
+def _speaker(log: Log) -> Callable[[str], None]:
+    prefix = f"ch-run[{os.getpid()}]: "
+    return lambda text: log.line(prefix + text)
+
+
+def _joined(parsed: Parsed, host: Mapping[str, str], say: Callable[[str], None]) -> Group | None:
+    """The group we belong to, once it is clear who makes the namespaces; we may be in them."""
+    if not any(parsed.has(name) for name in ("join", "join-ct", "join-pid", "join-tag")):
+        say("join: 0 0 (null) 0")
+        return None
+    from ch_image.cli import run_join
+
+    return run_join.joined(parsed, host, say)
 
 
 def _fakes(parsed: Parsed) -> bool:
@@ -235,13 +272,16 @@ def _furnish(plan: Plan, *, writable: bool) -> None:
         raise SandboxError(f"can't set up the container: {about}{error.strerror}") from None
 
 
-def _become(plan: Plan, uid: int, gid: int, *, seccomp: bool) -> NoReturn:
-    """In the furnished root: take the IDs, drop all power, and execute the command."""
+def _take_identity(uid: int, gid: int) -> None:
     try:
         kernel.unshare(kernel.CLONE_NEWUSER)
         userns.map_ids(0, 0, uid, gid)
     except OSError as error:
         raise SandboxError(f"can't become user {uid} inside: {error.strerror}") from None
+
+
+def _become(plan: Plan, emulation: bytes) -> NoReturn:
+    """In the furnished root: drop all power, and execute the command."""
     try:
         os.chdir(plan.cwd)
     except OSError as error:
@@ -249,10 +289,8 @@ def _become(plan: Plan, uid: int, gid: int, *, seccomp: bool) -> NoReturn:
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them; a command must not
         _signal.signal(number, _signal.SIG_DFL)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if seccomp:
-        from ch_image.sandbox import seccomp as emulation
-
-        kernel.seccomp_filter(emulation.program(notify=False))
+    if emulation:
+        kernel.seccomp_filter(emulation)
     kernel.close_range(3)
     program = plan.argv[0]
     for path in _candidates(program, plan.env.get("PATH", "")):

@@ -47,7 +47,6 @@ USAGE = {
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
     "a bad size": (["-W=much", "{image}", "--", "true"], 31, ""),
-    "--join": (["--join", "{image}", "--", "true"], 87, "not built yet"),
     "--mount": (["-m", "/mnt", "{image}", "--", "true"], 87, "not built yet"),
 }
 
