@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import TypeVar
 import debian
 import pytest
 import world
+
+# A shell that runs the tests in the background has Ctrl-C ignored, for its children too; the tests
+# send it on purpose.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 NAMESPACES = {"in_userns", "ch_image"}  # fixtures that cannot do without
