@@ -84,19 +84,20 @@ class StepCache:
         if self._options.cache == "disabled" or self._options.dry_run:
             return
         cache = self._storage.cache
-        if cache.get(key.key) is not None:
-            return
-        named = sha256(reference.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        key = key._replace(slot=f"{named}-FROM")
-        if self._may_read(step):
-            self._explain(step, key, dict, quiet=True)
         now = time.time()
         text = printable(" ".join(step.instruction.text.split()), 200)
-        cache.put(
-            CacheRecord(
-                key.key, key.slot, text, None, key.inputs, now, now, 0.0, stage=step.stage_name
-            )
+        record = CacheRecord(
+            key.key, key.slot, text, None, key.inputs, now, now, 0.0, stage=step.stage_name
         )
+        if cache.get(key.key) is None:
+            cache.put(record)
+        # Several names may mean one image; what a name meant last has a record of its own.
+        slot = sha256(reference.encode("utf-8", "surrogateescape")).hexdigest()[:32] + "-FROM"
+        before = cache.get(slot)
+        if before is None or before.inputs != key.inputs:
+            if self._may_read(step):
+                self._explain(step, key._replace(slot=slot), dict, quiet=True)
+            cache.put(record._replace(key=slot, parent=slot))
 
     def explain(self, step: Step, key: StepKey, files: Callable[[], Mapping[str, str]]) -> None:
         """Say, once a stage, why its first step that is not in the cache is not.

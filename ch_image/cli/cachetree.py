@@ -35,7 +35,9 @@ class Node(NamedTuple):
 
 def forest(storage: Storage) -> list[Node]:
     """The steps that stand on no other, each with what stands on it; oldest first."""
-    records = sorted(storage.cache.all(), key=lambda one: (one.created, one.key))
+    # Keys of steps are hexadecimal; other records tell what a name of a base meant last.
+    found = (record for record in storage.cache.all() if "-" not in record.key)
+    records = sorted(found, key=lambda one: (one.created, one.key))
     users = _users(storage)
     used = last_use(records)
     nodes = {}
