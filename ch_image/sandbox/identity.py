@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from ch_image.sandbox import syscalls as kernel
+
 EPERM, EINVAL = 1, 22
 UNSET = 0xFFFFFFFF  # (uid_t) -1
 _LIMIT = 512  # nine bits
@@ -85,11 +87,14 @@ class Identities:
         self._by_index = {self._default: first}
         self._index = {first.key(): self._default}
         self._free = [n for n in range(_LIMIT) if n != self._default]
+        self._lent: dict[int, tuple[int, int]] = {}  # parent -> (its child after vfork, index)
 
     def of(self, pid: int) -> Ids:
         """The identity of ``pid``; while nobody changed it, that costs nothing."""
         if len(self._by_index) == 1:
             return self._by_index[self._default]
+        if self._lent:
+            self._give_back()
         return self._by_index.get(_read_filter(str(pid)), self._by_index[self._default])
 
     def change(self, pid: int, new: Ids) -> bool:
@@ -101,7 +106,34 @@ class Identities:
             index = self._free.pop()
             self._index[new.key()] = index
             self._by_index[index] = new
+        self._lend(pid)
         return _write_filter(pid, index)
+
+    def _lend(self, pid: int) -> None:
+        """The child of a vfork has its parent's memory, and so its mark, until it execs."""
+        parent = _parent(pid)
+        if parent > 1 and parent not in self._lent and kernel.same_memory(pid, parent):
+            self._lent[parent] = pid, _read_filter(str(parent))
+
+    def _give_back(self) -> None:
+        """The parent of a vfork goes on as who it was; it sleeps until the child has gone."""
+        for parent, (child, index) in list(self._lent.items()):
+            if not kernel.same_memory(child, parent):
+                del self._lent[parent]
+                _write_filter(str(parent), index)
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process, 0 when it is the process of this very thread or unknown."""
+    try:
+        fd = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        _, found, rest = os.read(fd, 512).partition(b"\nPPid:\t")
+    finally:
+        os.close(fd)
+    return int(rest.split(b"\n", 1)[0]) if found else 0
 
 
 def _read_filter(pid: str) -> int:
@@ -116,7 +148,7 @@ def _read_filter(pid: str) -> int:
         os.close(fd)
 
 
-def _write_filter(pid: int, value: int) -> bool:
+def _write_filter(pid: int | str, value: int) -> bool:
     try:
         fd = os.open(f"{pid}/coredump_filter", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

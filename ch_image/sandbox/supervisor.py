@@ -145,8 +145,8 @@ class Supervisor:
             return old, 0
         if isinstance(new, int):
             return -new, 0
-        if new.key() != ids.key():
-            self.identities.change(call.pid, new)
+        if new.key() != ids.key() and not self.identities.change(call.pid, new):
+            return -errno.EAGAIN, 0
         return DONE
 
     def _setgroups(self, call: Call, ids: Ids) -> Reply:

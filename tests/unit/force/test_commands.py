@@ -1,4 +1,4 @@
-"""Which words make a RUN need fakeroot, where --force-cmd puts arguments, which output is a sign."""
+"""Which words make a RUN need fakeroot, where arguments go, which output is a sign."""
 
 from __future__ import annotations
 
