@@ -17,15 +17,20 @@ OPTIONS = (
     options.value("-i --in-fmt", "FMT", "format of IN, instead of guessing it from the name"),
     options.value("-o --out-fmt", "FMT", "format of OUT"),
     options.flag("-n --dry-run", "only say what the formats are"),
+    options.value("--platform", "OS/ARCH", "which image to take of an index"),
+    options.value("-a --arch", "ARCH", "likewise, by architecture"),
     options.flag("--no-clobber", "leave what exists alone"),
     options.flag("--exact", "keep modes that are unsafe in a directory: set-ID, no owner rights"),
     options.value("--tmp", "DIR", "accepted; what is temporary lies in storage or beside OUT"),
     *(option for option in COMMON if option.dest in _SHARED),
 )
 ABOUT = (
-    "Converts an image from one format to another: ch-image (a name in storage), dir, tar."
-    " Names that end like an archive's are tar, those that begin with / or ./ are dir."
-    " OUT appears when it is complete, or not at all."
+    "Converts an image from one format to another: ch-image (a name in storage), dir, tar, squash,"
+    " oci (a layout), oci-archive, docker-archive (of docker save), docker, podman (through these"
+    " programs). What IN is, is seen by a look at it; OUT's format follows from its ending: .tar,"
+    " .tar.gz and the like, .sqfs, .oci, .oci.tar, .docker.tar; other names that begin with / or ./"
+    " are dir. OUT appears when it is complete, or not at all. Layers and digests stay where both"
+    " formats have them."
 )
 
 
@@ -52,12 +57,18 @@ def convert(argv: list[str], env: dict[str, str], frame: Frame) -> int:
 
 def _convert(session: Session) -> int:
     from ch_image.cli.importing import place
-    from ch_image.formats.base import find, infer
+    from ch_image.formats.base import check, infer
+    from ch_image.formats.exchange import convert as exchange
+    from ch_image.formats.layouts import split
+    from ch_image.formats.recognise import recognise
     from ch_image.report import Info
 
     parsed = session.parsed
     source, target = session.words
-    kinds = parsed.text("in-fmt") or infer(source), parsed.text("out-fmt") or infer(target)
+    guessed = infer(source)
+    if guessed != "ch-image":  # a file or directory; a look tells more than its name
+        guessed = recognise(split(source)[0]) or guessed
+    kinds = parsed.text("in-fmt") or guessed, parsed.text("out-fmt") or infer(target)
     session.report(Info(f"input:   {kinds[0]:<15} {source}"))
     session.report(Info(f"output:  {kinds[1]:<15} {target}"))
     if kinds[0] == kinds[1]:
@@ -65,7 +76,8 @@ def _convert(session: Session) -> int:
             f"both {printable(source, 200)} and {printable(target, 200)} are of format {kinds[0]}",
             hint="name the formats with -i and -o if they were guessed wrong",
         )
-    reader, writer = find(kinds[0]), find(kinds[1])
+    for kind in kinds:
+        check(kind)
     tmp = parsed.text("tmp")
     if tmp and not (tmp.startswith("/") and os.path.isdir(tmp)):
         raise UsageError(f"--tmp is not an absolute path of a directory: {printable(tmp, 200)}")
@@ -74,9 +86,8 @@ def _convert(session: Session) -> int:
     session.enter()
     with session.locked():
         here = place(session, clobber=not parsed.has("no-clobber"), exact=parsed.has("exact"))
-        with reader.open(source, here) as content:
-            session.report(Info("copying ..."))
-            writer.write(content, target, here)
+        session.report(Info("copying ..."))
+        exchange((kinds[0], source), (kinds[1], target), here)
     session.report(Info("done"))
     return 0
 

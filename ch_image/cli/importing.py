@@ -1,14 +1,16 @@
-"""import: a directory or archive becomes an image in storage."""
+"""import: a directory, archive or file system becomes an image in storage."""
 
 from __future__ import annotations
 
 import os
 
 from ch_image.cli import options
+from ch_image.cli.build_options import epoch
 from ch_image.cli.session import Session
 from ch_image.errors import ImageError, printable
-from ch_image.formats.base import Place, find
+from ch_image.formats.base import LAYERED, TREES, Place
 from ch_image.report import Info
+from ch_image.transfer.pack import Wishes
 
 
 def place(session: Session, *, clobber: bool = True, exact: bool = False) -> Place:
@@ -21,29 +23,37 @@ def place(session: Session, *, clobber: bool = True, exact: bool = False) -> Pla
         clobber=clobber,
         exact=exact,
         xattrs=session.xattrs,
+        wishes=Wishes(epoch=epoch(session.env)),
+        platform=session.platform() if session.names_platform else None,
     )
 
 
 def _import(session: Session) -> int:
-    path, name = session.words
+    from ch_image.formats.exchange import convert
+    from ch_image.formats.layouts import split
+    from ch_image.formats.recognise import recognise
+
+    source, name = session.words
+    path = split(source)[0]
     if not os.path.exists(path):
         raise ImageError(f"nothing to import: no file or directory {printable(path)}")
     session.ref(name)  # before long work is done for a name that is none
-    kind = session.parsed.text("format") or ("dir" if os.path.isdir(path) else "tar")
+    kind = session.parsed.text("format") or recognise(path)
     session.enter()
     with session.locked():
-        here = place(session)
-        with find(kind).open(path, here) as content:
-            find("ch-image").write(content, name, here)
+        convert((kind, source), ("ch-image", name), place(session))
     session.report(Info(f"imported image: {name}"))
     return 0
 
 
+_KINDS = (*TREES, *(name for name in LAYERED if name.startswith(("oci", "docker-"))))
 IMPORT = options.Command(
     "import",
     "PATH REF",
-    "Makes an image of one layer from a directory or a tar archive, compressed or not. Where it"
-    " holds /ch/metadata.json, as our exports do, environment and the like are taken from there.",
-    (options.value("--format", "FORMAT", "dir or tar", choices=("dir", "tar")),),
+    "Makes an image of a directory, a tar archive (compressed or not), a SquashFS file, an OCI"
+    " layout or archive of one, or an archive of docker save. The latter three keep their layers"
+    " and digests; PATH:TAG names one of several images. Of the others one layer is made; where"
+    " /ch/metadata.json is, as our exports have it, environment and the like are taken from there.",
+    (options.value("--format", "FORMAT", "what PATH is, if it looks otherwise", choices=_KINDS),),
     _import,
 )

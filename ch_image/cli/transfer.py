@@ -67,12 +67,12 @@ def _unpack(session: Session, image: Image, target: str) -> None:
     import os
 
     from ch_image.cli.importing import place
-    from ch_image.formats.base import find
-    from ch_image.formats.stored import lend
+    from ch_image.formats.base import trees
+    from ch_image.formats.exchange import lend
 
     here = place(session)
     with lend(image, here) as content:
-        find("dir").write(content, os.path.join(working_directory(), target), here)
+        trees("dir").write(content, os.path.join(working_directory(), target), here)
 
 
 def reference_parts(ref: ImageRef) -> list[str]:

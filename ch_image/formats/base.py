@@ -1,7 +1,8 @@
-"""Outside formats of images behind one small interface, found by name.
+"""Outside formats of images behind two small interfaces, found by name.
 
-A format lends an image's content, and writes one; all go together. What is written appears under
-its final name whole, or not at all.
+A format of trees lends an image's files, and writes them; one of layers brings an image into the
+layer store, and gives one out with its layers and digests. What is written appears under its
+final name whole, or not at all. ``exchange`` leads from each to each.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.oci import ImageConfig
+from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
 from ch_image.report import Reporter
+from ch_image.storage.images import Image
 from ch_image.storage.snapshots.base import Snapshotter
 from ch_image.storage.store import Storage
+from ch_image.transfer.pack import Wishes
 
 
 class Place(NamedTuple):
@@ -30,6 +34,8 @@ class Place(NamedTuple):
     clobber: bool = True  # replace what is there
     exact: bool = False  # leave modes as they are, unsafe ones too
     xattrs: bool = True
+    wishes: Wishes = Wishes()  # how layers without a blob are made
+    platform: Platform | None = None  # of an index, which one to take; None: this machine's
 
 
 class Content(NamedTuple):
@@ -41,8 +47,8 @@ class Content(NamedTuple):
     staged: str = ""  # the directory in scratch whose "t" the tree is, when it may be taken
 
 
-class Format(Protocol):
-    """One format, read and written."""
+class Trees(Protocol):
+    """A format that holds files."""
 
     def open(self, name: str, place: Place) -> AbstractContextManager[Content]:
         """The content of the image ``name``, good in the block. Raises ChError, OSError."""
@@ -51,19 +57,38 @@ class Format(Protocol):
         """Write ``content`` as ``name``; it appears when complete. Raises ChError, OSError."""
 
 
-# name -> (module of formats/, class in it); an empty module: not built yet
-FORMATS = {
-    "ch-image": ("stored", "Stored"),
+class Layered(Protocol):
+    """A format that holds layers."""
+
+    def bring(self, name: str, place: Place) -> Image:
+        """The image ``name`` with its layers and manifest in storage, not listed there yet.
+
+        Raises ChError, OSError.
+        """
+
+    def give(self, image: Image, name: str, place: Place) -> None:
+        """Write ``image`` as ``name``; it appears when complete. Raises ChError, OSError."""
+
+
+# name -> (module of formats/, class in it)
+TREES = {
     "dir": ("directory", "Directory"),
     "tar": ("archive", "Archive"),
-    "squash": ("", ""),
-    "docker": ("", ""),
-    "podman": ("", ""),
-    "oci": ("", ""),
-    "oci-archive": ("", ""),
-    "docker-archive": ("", ""),
+    "squash": ("squash", "Squash"),
 }
+LAYERED = {
+    "ch-image": ("stored", "Stored"),
+    "oci": ("layouts", "Oci"),
+    "oci-archive": ("layouts", "OciArchive"),
+    "docker-archive": ("layouts", "DockerArchive"),
+    "docker": ("daemon", "Docker"),
+    "podman": ("daemon", "Podman"),
+}
+FORMATS = ("ch-image", *TREES, *(name for name in LAYERED if name != "ch-image"))
 _BY_NAME = (
+    ("oci", ("*.oci", "*.oci:*")),
+    ("oci-archive", ("*.oci.tar", "*.oci.tar:*")),
+    ("docker-archive", ("*.docker.tar", "*.docker.tar:*")),
     ("squash", ("*.sqfs", "*.squash", "*.squashfs")),
     ("tar", ("*.tar", "*.t?z", "*.tzst", "*.tar.?", "*.tar.??", "*.tar.???")),
     ("dir", ("/*", "./*", "../*", ".", "..")),
@@ -78,17 +103,30 @@ def infer(name: str) -> str:
     return "ch-image"
 
 
-def find(name: str) -> Format:
-    """The format of that name. Raises UsageError."""
+def trees(name: str) -> Trees:
+    """The format of that name, which is in TREES."""
+    made: Trees = _made(*TREES[name])
+    return made
+
+
+def layered(name: str) -> Layered:
+    """The format of that name, which is in LAYERED."""
+    made: Layered = _made(*LAYERED[name])
+    return made
+
+
+def check(name: str) -> None:
+    """Raises UsageError when there is no format of that name."""
+    if name not in FORMATS:
+        raise UsageError(
+            f"format '{printable(name, 60)}' is not known", hint=f"there is {', '.join(FORMATS)}"
+        )
+
+
+def _made(module: str, attribute: str) -> Any:
     from importlib import import_module
 
-    module, attribute = FORMATS.get(name, ("", ""))
-    if not module:
-        what = "is not built yet" if name in FORMATS else "is not known"
-        built = ", ".join(known for known, (there, _) in FORMATS.items() if there)
-        raise UsageError(f"format '{printable(name, 60)}' {what}", hint=f"there is {built}")
-    made: Format = getattr(import_module(f"ch_image.formats.{module}"), attribute)()
-    return made
+    return getattr(import_module(f"ch_image.formats.{module}"), attribute)()
 
 
 def temporary_name(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from ch_image.errors import ImageError, printable
 from ch_image.model.digest import Digest, digest_of, parse_digest
@@ -41,17 +42,37 @@ def load(
     The image gets no name in storage. The caller holds the storage's lock. Raises ImageError,
     StorageError.
     """
-    client = Layout(path)
+    return load_from(Layout(path), name, storage, platform, report)
+
+
+def load_from(
+    client: Layout,
+    name: str,
+    storage: Storage,
+    platform: Platform | None,
+    report: Reporter = silent,
+    *,
+    keep_blobs: bool = False,
+) -> Image:
+    """As ``load``. ``keep_blobs``: storage gets all blobs, for the image is to be given on."""
     place = Place(client, "")
     resolved = resolve(place, client.get_manifest("", name), platform, storage.blobs)
     manifest = resolved.manifest
-    config = parse_config(client.get_document("", manifest.config, "the image's config"))
+    raw = client.get_document("", manifest.config, "the image's config")
+    storage.blobs.put(raw)
+    config = parse_config(raw)
     if len(manifest.layers) != len(config.diff_ids):
         raise ImageError(
-            f"the image in {printable(path)} is damaged: it has {len(manifest.layers)} layers, "
-            f"its config names {len(config.diff_ids)}"
+            f"the image in {printable(client.registry)} is damaged: it has "
+            f"{len(manifest.layers)} layers, its config names {len(config.diff_ids)}"
         )
     chain = fill(storage, [place], manifest.layers, config.diff_ids, report)
+    for blob in manifest.layers if keep_blobs else ():
+        if not storage.blobs.has(blob.digest, blob.size):  # its layer was here without it
+            with storage.blobs.writer(blob.digest, blob.size) as writer:
+                for chunk in client.read_blob("", blob):
+                    writer.write(chunk)
+                writer.commit()
     ref = parse_ref(f"localhost/oci-layout@{resolved.descriptor.digest}")
     return Image(ref, config, chain, resolved.descriptor, time.time())
 
@@ -62,18 +83,32 @@ class Layout(RegistryClient):
     def __init__(self, path: str) -> None:
         self.registry = path
         self._path = path
-        if not os.path.isfile(f"{path}/oci-layout"):
+        try:
+            self.open("oci-layout")[0].close()
+        except OSError:
             raise ImageError(
                 f"not an OCI layout: {printable(path)}",
-                hint="such a directory holds the files oci-layout and index.json",
-            )
+                hint="such a thing holds the files oci-layout and index.json",
+            ) from None
+
+    def open(self, name: str) -> tuple[BinaryIO, int]:
+        """A file of the layout, and its size in bytes. Raises OSError."""
+        file = open(f"{self._path}/{name}", "rb")  # noqa: SIM115  (the caller closes it)
+        return file, os.fstat(file.fileno()).st_size
+
+    def names(self) -> list[str]:
+        """What the images are called, the fullest name of each that has one. Raises ImageError."""
+        index = parse_manifest(self._read("index.json"), OCI_INDEX)
+        entries = index.entries if isinstance(index, Index) else ()
+        every = [[e.annotations.get(key, "") for key in reversed(_NAMES)] for e in entries]
+        return [found for names in every if (found := next(filter(None, names), ""))]
 
     def get_manifest(self, repository: str, reference: str) -> Fetched:
         """A manifest or index by digest or tag; without either the only one, or ``latest``."""
         if ":" in reference:
             digest = parse_digest(reference)
             return Fetched(self._document(digest), "", digest)
-        raw = self._read(f"{self._path}/index.json")
+        raw = self._read("index.json")
         index = parse_manifest(raw, OCI_INDEX)
         if not isinstance(index, Index):
             raise ImageError(f"{printable(self._path)}/index.json is no index")
@@ -94,8 +129,8 @@ class Layout(RegistryClient):
     def read_blob(self, repository: str, blob: Descriptor, offset: int = 0) -> Iterator[bytes]:
         """The bytes of a blob from ``offset`` on. Raises ImageError."""
         try:
-            with open(self._blob(blob.digest), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+            file, size = self.open(self._blob(blob.digest))
+            with file:
                 if size != blob.size:
                     raise ImageError(f"{blob.digest} has {size} bytes instead of {blob.size}")
                 file.seek(offset)
@@ -110,19 +145,19 @@ class Layout(RegistryClient):
             raise ImageError(f"{digest} in {printable(self._path)} is damaged")
         return raw
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, name: str) -> bytes:
         try:
-            with open(path, "rb") as file:
+            with self.open(name)[0] as file:
                 raw = file.read(MAX_DOCUMENT + 1)
         except OSError as error:
-            raise self._fault(os.path.basename(path), error) from None
+            raise self._fault(name, error) from None
         if len(raw) > MAX_DOCUMENT:
-            raise ImageError(f"{printable(path)} is larger than {MAX_DOCUMENT >> 20} MiB")
+            raise ImageError(f"{name} of {printable(self._path)} is larger than 4 MiB")
         return raw
 
     def _blob(self, digest: Digest) -> str:
         algorithm, _, value = parse_digest(digest).partition(":")
-        return f"{self._path}/blobs/{algorithm}/{value}"
+        return f"blobs/{algorithm}/{value}"
 
     def _fault(self, what: str, error: OSError) -> ImageError:
         return ImageError(f"OCI layout {printable(self._path)}: {what}: {error.strerror}")

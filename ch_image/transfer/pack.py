@@ -32,7 +32,7 @@ from ch_image.storage.layers import Chain, LayerId, LayerRecord
 from ch_image.storage.store import Storage
 
 MADE = "ch-image.made"  # never leaves storage
-_OCI_TYPES = {
+OCI_TYPES = {
     DOCKER_LAYER_GZIP: OCI_LAYER + "+gzip",
     "application/vnd.docker.image.rootfs.diff.tar": OCI_LAYER,
     "application/vnd.docker.image.rootfs.diff.tar.zstd": OCI_LAYER + "+zstd",
@@ -88,7 +88,7 @@ def pack(
     wishes: Wishes = Wishes(),  # noqa: B008
     report: Reporter = silent,
 ) -> Packed:
-    """Make what is lacking, and note the manifest in the image's record.
+    """Make what is lacking, and note the manifest in the image's record if it is listed.
 
     The process has entered its user namespace, and holds the storage's lock. Raises StorageError,
     ImageError.
@@ -108,7 +108,9 @@ def pack(
     digest = storage.blobs.put(raw)
     descriptor = Descriptor(OCI_MANIFEST, digest, len(raw), None, {MADE: str(wishes)})
     packed = image._replace(config=config, manifest=descriptor)
-    storage.images.put(packed)
+    listed = storage.images.find(image.ref)
+    if listed is not None and (listed.layers, listed.config) == (image.layers, image.config):
+        storage.images.put(packed)  # another image of that name is left alone
     found = parse_manifest(raw)
     assert isinstance(found, Manifest)
     return Packed(packed, found)
@@ -199,7 +201,7 @@ def _manifest(config: Descriptor, records: Sequence[LayerRecord], image: Image) 
     layers = []
     for record in records:
         assert record.blob is not None
-        kind = _OCI_TYPES.get(record.blob.media_type, record.blob.media_type)
+        kind = OCI_TYPES.get(record.blob.media_type, record.blob.media_type)
         shown = {k: v for k, v in record.blob.annotations.items() if k != MADE}
         layers.append(record.blob._replace(media_type=kind, annotations=shown).to_json())
     value: dict[str, Any] = {

@@ -253,7 +253,7 @@ def test_a_directory_around_everything_is_taken_away(ch_image: world.Tool, tmp_p
 
 BAD = {
     "the same format twice": (["a", "b"], 2, "both"),
-    "a format not built yet": (["demo", "x.sqfs"], 2, "not built yet"),
+    "a format that is none": (["demo", "-o", "x", "x.sqfs"], 2, "not known"),
     "an unknown format": (["-o", "zip", "demo", "x"], 2, "not known"),
     "an unknown image": (["nosuch", "./x"], 1, "nosuch"),
     "an absent archive": (["./nosuch.tar", "x"], 1, "nosuch.tar"),

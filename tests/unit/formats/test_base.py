@@ -6,7 +6,7 @@ import pytest
 
 from ch_image.errors import UsageError
 from ch_image.formats.archive import compression_for
-from ch_image.formats.base import FORMATS, find, infer
+from ch_image.formats.base import FORMATS, LAYERED, TREES, check, infer, layered, trees
 
 NAMES = {
     "debian:bookworm": "ch-image",
@@ -24,6 +24,11 @@ NAMES = {
     "x.txz": "tar",
     "./x.sqfs": "squash",
     "x.squashfs": "squash",
+    "./x.oci": "oci",
+    "x.oci:tag": "oci",
+    "x.oci.tar": "oci-archive",
+    "/a/x.oci.tar:name:tag": "oci-archive",
+    "x.docker.tar": "docker-archive",
 }
 
 
@@ -34,12 +39,14 @@ def test_a_name_tells_its_format(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", [*FORMATS, "nosuch"])
 def test_a_format_is_there_or_said_not_to_be(name: str) -> None:
-    if FORMATS.get(name, ("", ""))[0]:
-        assert find(name).open
-        return
-    with pytest.raises(UsageError, match="not (built|known)") as caught:
-        find(name)
-    assert "tar" in caught.value.hint
+    if name in TREES:
+        assert hasattr(trees(name), "open")
+    elif name in LAYERED:
+        assert hasattr(layered(name), "bring")
+    else:
+        with pytest.raises(UsageError, match="not known") as caught:
+            check(name)
+        assert "tar" in caught.value.hint
 
 
 ENDINGS = {"a.tar": "none", "a.tar.gz": "gzip", "a.tgz": "gzip", "a.tar.zst": "zstd",

@@ -1,0 +1,80 @@
+"""Images of docker and podman, through their own command lines.
+
+What goes over is a ``docker-archive``; whoever may use those programs may do all of this.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+from ch_image.errors import ImageError, UsageError, printable
+from ch_image.formats.base import Place
+from ch_image.formats.layouts import DockerArchive
+from ch_image.storage.images import Image
+
+_SAID = 2000  # characters of what the program says about a failure
+
+
+class Daemon:
+    """Images that another program keeps."""
+
+    program = ""
+
+    def bring(self, name: str, place: Place) -> Image:
+        """Let the program save the image, and read that."""
+        ref = place.ref(name)
+        with place.storage.scratch() as scratch:
+            path = f"{scratch}/saved.tar"
+            self._run("save", "-o", path, name)
+            return DockerArchive().bring(path, place)._replace(ref=ref)
+
+    def give(self, image: Image, name: str, place: Place) -> None:
+        """Write an archive and let the program load it."""
+        ref = place.ref(name)
+        if not place.clobber and self._has(name):
+            raise ImageError(
+                f"{self.program} has an image {printable(name)} already",
+                hint="leave out --no-clobber",
+            )
+        with place.storage.scratch() as scratch:
+            path = f"{scratch}/load.tar"
+            DockerArchive().give(image._replace(ref=ref), path, place)
+            self._run("load", "-i", path)
+
+    def _has(self, name: str) -> bool:
+        try:
+            self._run("image", "inspect", name)
+        except ImageError:
+            return False
+        return True
+
+    def _run(self, *words: str) -> None:
+        if any(word.startswith("-") for word in words[-1:]):
+            raise UsageError(f"not the name of an image: {printable(words[-1])}")
+        try:
+            done = subprocess.run(
+                [self.program, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise ImageError(
+                f"{self.program} is not installed",
+                hint="the format docker-archive needs no other program",
+            ) from None
+        if done.returncode:
+            said = printable(done.stderr.decode("utf-8", "replace").strip(), _SAID)
+            raise ImageError(f"{self.program} {words[0]} failed: {said}")
+
+
+class Docker(Daemon):
+    """The format ``docker``."""
+
+    program = "docker"
+
+
+class Podman(Daemon):
+    """The format ``podman``."""
+
+    program = "podman"
