@@ -18,7 +18,7 @@ from ch_image.cli.log import Log
 from ch_image.errors import ChError, UsageError, printable
 
 FAULT, NO_COMMAND, WRONG_USAGE, NO_FEATURE = 31, 49, 64, 87
-FEATURES = {"extglob": True, "seccomp": True, "overlayfs": True, "squash": False}
+FEATURES = {"extglob": True, "seccomp": True, "overlayfs": True}
 OPTIONS = (
     options.values("-b --bind", "SRC[:DST]", "mount SRC at DST (default: the same path)"),
     options.value("-c --cd", "DIR", "start in this directory of the image"),
@@ -31,7 +31,7 @@ OPTIONS = (
     options.value("--join-pid", "PID", "enter the container that process PID is in"),
     options.value("--join-tag", "TAG", "what the peers call their group (default: as Slurm says,"
                   " else the parent process)"),
-    options.value("-m --mount", "DIR", "not yet"),
+    options.value("-m --mount", "DIR", "where to mount a SquashFS image, inside only"),
     options.flag("--no-passwd", "leave /etc/passwd and /etc/group as they are in the image"),
     options.count("-q --quiet", "say less; repeatable"),
     options.value("-s --storage", "DIR", "storage directory (CH_IMAGE_STORAGE)"),
@@ -56,7 +56,6 @@ ABOUT = (
     " /dev, /proc, /sys, /tmp and network names are there; everything else is the image's, and"
     " read-only unless -w or -W is given."
 )
-_UNBUILT = ("mount",)
 
 
 class FeatureMissing(ChError):
@@ -94,10 +93,6 @@ def ch_run(argv: list[str], env: dict[str, str], frame: Frame) -> int:
         what = "no command given" if parsed.words else "no image given"
         raise UsageError(what, hint="usage: ch-run [OPTION...] IMAGE -- CMD [ARG...]")
     frame.log = log = Log(env, quiet=parsed.count("quiet"))
-    for name in _UNBUILT:
-        if parsed.has(name):
-            log.error(f"--{name} is not built yet in this version", "")
-            return NO_FEATURE
     from ch_image.cli.run_start import CommandMissing, start
 
     try:
@@ -130,10 +125,14 @@ def has_feature(name: str) -> bool:
     if name == "tmpfs-xattrs":
         release = os.uname().release.split(".")
         return (int(release[0]), int(release[1].partition("-")[0])) >= (6, 6)
+    if name == "squash":
+        from ch_image.cli.run_squash import usable
+
+        return usable(os.environ.get("PATH", ""))
     if name not in FEATURES:
         raise UsageError(
             f"unknown feature '{printable(name, 60)}'",
-            hint=f"there is {', '.join([*FEATURES, 'tmpfs-xattrs'])}",
+            hint=f"there is {', '.join([*FEATURES, 'squash', 'tmpfs-xattrs'])}",
         )
     return FEATURES[name]
 

@@ -15,10 +15,12 @@ from ch_image.sandbox import syscalls as kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ch_image.cli.log import Log
-    from ch_image.storage.images import Image
+    from ch_image.cli.options import Parsed
+    from ch_image.cli.run_memo import Memo
+    from ch_image.storage.layers import Chain
     from ch_image.storage.store import Storage
 
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -56,10 +58,10 @@ class DirectoryGuest(Guest):
             return self.path
         image = os.open(self.path, _OPEN)
         try:
-            return _overlay([f"/proc/self/fd/{image}"], self.path, size)
+            return mount_overlay([f"/proc/self/fd/{image}"], self.path, size)
         except OSError as error:
             if size:
-                raise _no_overlay(error) from None
+                raise no_overlay(error) from None
             kernel.umount2(self.path, kernel.MNT_DETACH)
             return self._as_it_is()
         finally:
@@ -74,51 +76,59 @@ class DirectoryGuest(Guest):
         return self.path
 
     def environment(self, root: str) -> list[str]:
-        """From /ch/environment, found inside the image whatever links it holds."""
-        top = os.open(root, _OPEN)
-        try:
-            fd = kernel.openat2(
-                top, "ch/environment", os.O_RDONLY | os.O_NONBLOCK, 0, kernel.RESOLVE_IN_ROOT
-            )
-        except OSError as error:
-            raise ChError(f"can't open: /ch/environment: {error.strerror}") from None
-        finally:
-            os.close(top)
-        with open(fd, "rb") as file:
-            return [os.fsdecode(line) for line in file.read(_MAX_ENVIRONMENT).split(b"\n") if line]
+        """From /ch/environment."""
+        return read_environment(root)
+
+
+def read_environment(root: str) -> list[str]:
+    """The lines of /ch/environment, found inside the image whatever links it holds."""
+    top = bottom(root)
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        fd = kernel.openat2(top, "ch/environment", flags, 0, kernel.RESOLVE_IN_ROOT)
+    except OSError as error:
+        raise ChError(f"can't open: /ch/environment: {error.strerror}") from None
+    finally:
+        os.close(top)
+    with open(fd, "rb") as file:
+        return [os.fsdecode(line) for line in file.read(_MAX_ENVIRONMENT).split(b"\n") if line]
+
+
+def bottom(path: str) -> int:
+    """A descriptor of the directory ``path``, which stays good when something is mounted there."""
+    return os.open(path, _OPEN)
 
 
 class StoredGuest(Guest):
-    """An image in storage, mounted straight from its layers."""
+    """An image in storage, mounted straight from its layers.
+
+    ``trees``: theirs, topmost first, relative to the storage directory ``path``.
+    """
 
     is_stored = True
 
-    def __init__(self, storage: Storage, image: Image) -> None:
-        self._storage, self._image = storage, image
+    def __init__(self, path: str, trees: list[str], env: list[str]) -> None:
+        self._path, self.trees, self._env = path, trees, env
+        self.later: Callable[[], list[str]] | None = None  # makes them, once we may
 
     def mount(self, size: str, *, writable: bool) -> str:
         """See ``Guest``."""
-        from ch_image.storage.snapshots.merge import Merger
-
-        layers = self._storage.layers
-        chain = Merger(layers).shorten(self._image.layers)
-        trees = [layers.tree(layer) for layer in reversed(chain)]
-        path = self._storage.path
-        top = os.open(path, _OPEN)
+        trees = self.later() if self.later else self.trees
+        top = bottom(self._path)
         try:
-            lowers = [f"/proc/self/fd/{top}/{tree[len(path) + 1 :]}" for tree in trees]
-            return _overlay(lowers, f"{path}/tmp", size)
+            lowers = [f"/proc/self/fd/{top}/{tree}" for tree in trees]
+            return mount_overlay(lowers, f"{self._path}/tmp", size)
         except OSError as error:
-            raise _no_overlay(error) from None
+            raise no_overlay(error) from None
         finally:
             os.close(top)
 
     def environment(self, root: str) -> list[str]:
         """From the image's configuration."""
-        return [item for item in self._image.config.config.env if "=" in item]
+        return self._env
 
 
-def _overlay(lowers: list[str], place: str, size: str) -> str:
+def mount_overlay(lowers: list[str], place: str, size: str) -> str:
     """Mount memory at ``place`` and in it an overlay of ``lowers`` (topmost first)."""
     kernel.mount("none", place, "tmpfs", kernel.MS_NODEV, f"mode=0755,size={size or '4m'}")
     for name in ("upper", "work", "root"):
@@ -135,17 +145,18 @@ def _overlay(lowers: list[str], place: str, size: str) -> str:
     return f"{place}/root"
 
 
-def _no_overlay(error: OSError) -> SandboxError:
+def no_overlay(error: OSError) -> SandboxError:
+    """What to say where the kernel mounts no overlay."""
     return SandboxError(
         f"can't mount an overlay: {error.strerror}",
         hint="this needs Linux 5.11; ch-convert the image to a directory and run that",
     )
 
 
-def find(name: str, storage: str, env: Mapping[str, str], log: Log) -> Guest:
+def find(name: str, parsed: Parsed, env: Mapping[str, str], log: Log) -> Guest:
     """The image called ``name``: in storage, else a path. Raises ChError."""
     is_directory = os.path.isdir(name)
-    stored = _in_storage(name, storage_path(storage, env))
+    stored = _in_storage(name, storage_path(parsed.text("storage"), env), env)
     if stored is not None:
         if is_directory:
             log.warning(f"{printable(name, 200)} is in storage and a directory: taking storage")
@@ -154,9 +165,13 @@ def find(name: str, storage: str, env: Mapping[str, str], log: Log) -> Guest:
         return DirectoryGuest(name)
     if os.path.isfile(name):
         with open(name, "rb") as file:
-            kind = "a SquashFS image" if file.read(4) == _SQUASHFS else "no image that is known"
+            is_squash = file.read(4) == _SQUASHFS
+        if is_squash:
+            from ch_image.cli.run_squash import SquashGuest
+
+            return SquashGuest(name, parsed.text("mount"), env.get("PATH", ""))
         raise ChError(
-            f"{printable(name, 300)} is {kind}",
+            f"{printable(name, 300)} is no image that is known",
             hint="ch-image import it, or unpack it to a directory, and run that",
         )
     raise NotFound(
@@ -165,18 +180,46 @@ def find(name: str, storage: str, env: Mapping[str, str], log: Log) -> Guest:
     )
 
 
-def _in_storage(name: str, path: str) -> StoredGuest | None:
+def _in_storage(name: str, path: str, env: Mapping[str, str]) -> StoredGuest | None:
     """The image in storage, without importing what that needs where there can be none."""
     if name.startswith(("/", ".")) or not os.path.exists(f"{path}/version"):
         return None
+    from ch_image.cli.run_memo import Memo
+
+    memo = Memo(path, name, env)
+    found = memo.recall()
+    return StoredGuest(path, *found) if found else _look_up(name, path, env, memo)
+
+
+def _look_up(name: str, path: str, env: Mapping[str, str], memo: Memo) -> StoredGuest | None:
+    """The image through the storage's own records."""
+    from ch_image.cli.session import default_registry
     from ch_image.errors import ImageError
     from ch_image.model.ref import parse_ref
+    from ch_image.storage.snapshots.merge import PLAIN
     from ch_image.storage.store import open_storage
 
     try:
-        ref = parse_ref(name)
+        ref = parse_ref(name, default_registry(env))
     except ImageError:
         return None
     storage = open_storage(path)
     image = storage.images.find(ref)
-    return None if image is None else StoredGuest(storage, image)
+    if image is None:
+        return None
+    variables = [item for item in image.config.config.env if "=" in item]
+    guest = StoredGuest(path, [], variables)
+    if len(image.layers) > PLAIN:
+        guest.later = lambda: _trees(storage, image.layers)
+    else:
+        guest.trees = _trees(storage, image.layers)
+        memo.keep(f"images/{ref.file_name}", guest.trees, variables)
+    return guest
+
+
+def _trees(storage: Storage, chain: Chain) -> list[str]:
+    """Few trees that give the same as ``chain``; made where there are too many."""
+    from ch_image.storage.snapshots.merge import Merger
+
+    short = Merger(storage.layers).shorten(chain)
+    return [storage.layers.tree(layer)[len(storage.path) + 1 :] for layer in reversed(short)]

@@ -47,7 +47,7 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
     gid = identity("--gid", parsed.text("gid"), os.getgid())
     operations = binds(parsed.texts("bind"))
     edits = environment_edits(parsed)
-    guest = find(parsed.words[0], parsed.text("storage"), host, log)
+    guest = find(parsed.words[0], parsed, host, log)
     writing = parsed.has("write") and not parsed.has("write-fake")
     if writing and guest.is_stored:
         raise ChError(

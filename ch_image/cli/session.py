@@ -148,17 +148,8 @@ class Session:
         return parse_ref(text, self.default_registry())
 
     def default_registry(self) -> DefaultRegistry:
-        """Where names without a host lead (``CH_REGY_DEFAULT_HOST`` and its kin)."""
-        from ch_image.model.ref import DefaultRegistry
-
-        host = self.env.get("CH_REGY_DEFAULT_HOST", "")
-        prefix = self.env.get("CH_REGY_PATH_PREFIX", "").strip("/")
-        if not host:
-            return DefaultRegistry()._replace(**({"prefix": prefix} if prefix else {}))
-        port = self.env.get("CH_REGY_DEFAULT_PORT", "")
-        if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise UsageError(f"CH_REGY_DEFAULT_PORT is not a port: '{printable(port, 60)}'")
-        return DefaultRegistry(f"{host}:{port}" if port not in ("", "443") else host, prefix)
+        """Where names without a host lead."""
+        return default_registry(self.env)
 
     def failure_tail(self) -> list[str]:
         """What a failed RUN said last, where that was not shown."""
@@ -175,6 +166,20 @@ class Session:
         from ch_image.report import Info
 
         self.report(Info(text))
+
+
+def default_registry(env: Mapping[str, str]) -> DefaultRegistry:
+    """Where names without a host lead (``CH_REGY_DEFAULT_HOST`` and its kin). Raises UsageError."""
+    from ch_image.model.ref import DefaultRegistry
+
+    host = env.get("CH_REGY_DEFAULT_HOST", "")
+    prefix = env.get("CH_REGY_PATH_PREFIX", "").strip("/")
+    if not host:
+        return DefaultRegistry()._replace(**({"prefix": prefix} if prefix else {}))
+    port = env.get("CH_REGY_DEFAULT_PORT", "")
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(f"CH_REGY_DEFAULT_PORT is not a port: '{printable(port, 60)}'")
+    return DefaultRegistry(f"{host}:{port}" if port not in ("", "443") else host, prefix)
 
 
 def verbosity(parsed: options.Parsed, log: Log) -> int:

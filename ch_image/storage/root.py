@@ -16,6 +16,7 @@
       cache/.parents/KEY newest record with that parent, to explain a miss
       context/           digests of context files by stat, so that a no-op rebuild only stats
       mounts/ID          directories of RUN --mount=type=cache, beside their locks
+      running/NAME       what ch-run read of an image, to start faster (cli/run_memo.py)
       tmp/NAME/          work in progress of one process (storage/scratch.py)
 
 All files are made in ``tmp/`` and renamed. What has a final name is whole and never changes,
@@ -35,7 +36,7 @@ from ch_image.storage.record import read_file
 FORMAT = 1
 _DIRECTORIES = (
     "blobs", "blobs/sha256", "layers", "layers/.diff", "images", "deleted", "cache",
-    "cache/.parents", "context", "mounts", "tmp",
+    "cache/.parents", "context", "mounts", "running", "tmp",
 )  # fmt: skip
 _PARTS = frozenset({*(d for d in _DIRECTORIES if "/" not in d), "version", "lock"})
 _NAMES = _PARTS | {"synced", "relinking"}  # what need not be there

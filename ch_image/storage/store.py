@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ch_image.storage.clean import Freed
     from ch_image.storage.snapshots.base import Snapshotter
 
-_EMPTIED = ("images", "deleted", "cache", "layers", "blobs", "context", "mounts")
+_EMPTIED = ("images", "deleted", "cache", "layers", "blobs", "context", "mounts", "running")
 
 
 class Storage:

@@ -47,7 +47,6 @@ USAGE = {
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
     "a bad size": (["-W=much", "{image}", "--", "true"], 31, ""),
-    "--mount": (["-m", "/mnt", "{image}", "--", "true"], 87, "not built yet"),
 }
 
 
@@ -61,9 +60,7 @@ def test_what_cannot_be_run_is_told_with_its_own_code(
     assert done.out == ""
 
 
-@pytest.mark.parametrize(
-    ("feature", "code"), [("extglob", 0), ("seccomp", 0), ("overlayfs", 0), ("squash", 87)]
-)
+@pytest.mark.parametrize(("feature", "code"), [("extglob", 0), ("seccomp", 0), ("overlayfs", 0)])
 def test_features_are_told_by_exit_code(feature: str, code: int, ch_image: world.Tool) -> None:
     assert run(ch_image, "--feature", feature) == world.Done(code, "", "")
 
