@@ -96,7 +96,7 @@ def test_contexts_that_are_directories_become_absolute() -> None:
     assert values.contexts(texts, "/cwd") == {
         "a": "/cwd/sub",
         "b": "image:busybox",
-        "c": "oci-layout:x",
+        "c": "oci-layout:///cwd/x",
         "d": "/abs",
         "e": "https://example.com/x",
     }

@@ -43,7 +43,7 @@ REFUSED = {
     "no config": json.dumps({"layers": [LAYER]}).encode(),
     "a negative size": json.dumps({"config": LAYER | {"size": -1}, "layers": []}).encode(),
     "a boolean size": json.dumps({"config": LAYER | {"size": True}, "layers": []}).encode(),
-    "a path for a digest": json.dumps({"config": LAYER | {"digest": "../x"}, "layers": []}).encode(),
+    "a path as digest": json.dumps({"config": LAYER | {"digest": "../x"}, "layers": []}).encode(),
     "too large": b'{"a":"' + b"x" * (4 << 20) + b'"}',
     "too many layers": json.dumps({"config": LAYER, "layers": [LAYER] * 10_001}).encode(),
 }  # fmt: skip
