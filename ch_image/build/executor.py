@@ -21,6 +21,7 @@ from ch_image.build.inputs import Inputs
 from ch_image.build.key import CacheKey, StepKey, base_key, step_key
 from ch_image.build.options import BuildOptions, BuildResult
 from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
+from ch_image.build.placed import placed
 from ch_image.build.plan import Plan, Step, plan, with_triggers
 from ch_image.build.publish import publish
 from ch_image.build.queue import Queue
@@ -31,10 +32,6 @@ from ch_image.build.stepcache import StepCache
 from ch_image.dockerfile.ast import Dockerfile, From, Run
 from ch_image.errors import (
     BuildError,
-    ChError,
-    DockerfileError,
-    ImageError,
-    SandboxError,
     printable,
 )
 from ch_image.model.digest import digest_of
@@ -136,7 +133,7 @@ class _Build:
         """See `Agenda`."""
         if isinstance(result, Pulled):  # may change the plan, so not in the thread that pulled
             at = self._plan.step(step)
-            with _placed(at):
+            with placed(at, self._plan):
                 result = self._based(at, *result, hit=False)
             self._report(StepDone(at.line, at.stage_name, 0.0))
         self._done[step] = result
@@ -145,7 +142,7 @@ class _Build:
     def look(self, number: int) -> Outcome | Pulled | Work[Outcome | Pulled]:
         """See `Agenda`."""
         step = self._plan.step(number)
-        with _placed(step):
+        with placed(step, self._plan):
             if isinstance(step.instruction, From):
                 return self._from(step)
             return self._instruction(step)
@@ -188,7 +185,7 @@ class _Build:
 
     def _pull(self, step: Step, reference: str, platform: Platform | None) -> Pulled:
         self._start(step)
-        with self._told(step), _placed(step):
+        with self._told(step), placed(step, self._plan):
             always = self._options.always_pull
             return Pulled(self._inputs.image(reference, platform, always=always), reference)
 
@@ -256,7 +253,7 @@ class _Build:
         began = time.monotonic()
         step, before = miss.step, miss.before
         self._start(step)
-        with self._told(step), _placed(step):
+        with self._told(step), placed(step, self._plan):
             self._forcing.tell(miss.folded.effect, miss.effect)
             layer = self._effectors.carry_out(miss.effect, step, before.chain, miss.chains)
             seconds = time.monotonic() - began
@@ -359,30 +356,3 @@ def _identity(image: Image) -> str:
     """What an image that was built or imported here is: its layers and its config."""
     meaning = [list(image.layers), config_json(image.config._replace(created="", history=()))]
     return digest_of(canonical_json(meaning))
-
-
-_UNPLACED = (BuildError, ImageError, SandboxError)
-
-
-class _placed:
-    """Faults in a step that know no place get the step's."""
-
-    def __init__(self, step: Step) -> None:
-        self._step = step
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, _UNPLACED) or isinstance(error, DockerfileError):
-            return
-        step = self._step
-        word = step.instruction.text.split()[0].upper()
-        message = str(error) if str(error).startswith(word) else f"{word}: {error}"
-        raise step.source.fault(step.instruction.span, message, hint=error.hint) from error
-
-
-def fault_of(error: ChError) -> ChError:
-    """The fault behind a placed one: what carries an exit code, for instance."""
-    cause = error.__cause__
-    return cause if isinstance(cause, ChError) else error
