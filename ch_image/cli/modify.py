@@ -26,7 +26,7 @@ def _modify(session: Session) -> int:
     from ch_image.cli.processors import processors
 
     source, target, *more = session.words
-    if session.ref(source) == session.ref(target):
+    if session.ref(source).canonical == session.ref(target).canonical:
         raise UsageError("modify needs another name for its result", hint=f"not {source} again")
     script = _script(session, more)
     with session.storage.scratch() as scratch:

@@ -22,10 +22,14 @@ FEATURES = {"extglob": True, "seccomp": True, "overlayfs": True}
 OPTIONS = (
     options.values("-b --bind", "SRC[:DST]", "mount SRC at DST (default: the same path)"),
     options.value("-c --cd", "DIR", "start in this directory of the image"),
+    options.values("--device", "KIND=NAME", "a device by its CDI specification, such as"
+                   " nvidia.com/gpu=all; repeatable"),
     options.flag("--env-no-expand", "don't expand $VAR in --set-env that follow"),
     options.value("--feature", "FEAT", "exit 0 if there is this feature, else 87"),
     options.value("-g --gid", "GID", "be this group inside"),
     options.flag("--home", "mount your home directory at /home/$USER; implies -W"),
+    options.values("--inject", "FILE|CMD", "files of the host that FILE lists, or CMD's output;"
+                   " repeatable"),
     options.flag("-j --join", "share the container with the other peers on this node"),
     options.value("--join-ct", "N", "so many peers share it (default: as MPI or Slurm say)"),
     options.value("--join-pid", "PID", "enter the container that process PID is in"),

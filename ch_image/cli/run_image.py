@@ -116,7 +116,8 @@ class StoredGuest(Guest):
         trees = self.later() if self.later else self.trees
         top = bottom(self._path)
         try:
-            lowers = [f"/proc/self/fd/{top}/{tree}" for tree in trees]
+            # An image may have a layer twice; the upper one hides the lower wholly.
+            lowers = [f"/proc/self/fd/{top}/{tree}" for tree in dict.fromkeys(trees)]
             return mount_overlay(lowers, f"{self._path}/tmp", size)
         except OSError as error:
             raise no_overlay(error) from None

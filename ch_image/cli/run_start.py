@@ -17,7 +17,7 @@ from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
 from ch_image.sandbox.furnish import furnish
-from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
+from ch_image.sandbox.mounts import Bind, File, Link, Operation, Root, Tmpfs, fd_path
 from ch_image.sandbox.plan import Plan
 
 TYPE_CHECKING = False
@@ -54,6 +54,7 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
             "an image in storage cannot be written to",
             hint="use -W for writes that are forgotten, or ch-convert it to a directory first",
         )
+    extras = _extras(parsed, host, log)
     say = _speaker(log) if parsed.count("verbose") else _silent
     emulation = _filter() if parsed.has("seccomp") else b""  # nothing can be imported inside
     peer = _joined(parsed, host, say)
@@ -63,12 +64,13 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
         userns.enter()
         size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
         plan.root = guest.mount(size, writable=writing)
-        plan.operations = settled(plan.root, [*_furniture(parsed, host, uid, gid), *operations])
+        wanted = [*_furniture(parsed, host, uid, gid), *operations, *extras.binds]
+        plan.operations = [*extras.links, *settled(plan.root, wanted)]  # links in the image alone
     own = []
     if _IMAGES_OWN in edits:
         own = [("set", guest.environment(plan.root), "/ch/environment")]
     plan.env = edited(
-        adjusted(host, _home(parsed, plan.root.rstrip("/"), host)),
+        extras.known(adjusted(host, _home(parsed, plan.root.rstrip("/"), host))),
         [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
     )
     plan.cwd = parsed.text("cd", "/")
@@ -81,6 +83,50 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
         peer.keep()
     say("executing: " + " ".join(map(printable, command)))
     _become(plan, emulation)
+
+
+class Extras:
+    """What devices and injected files add to a container."""
+
+    def __init__(self) -> None:
+        self.binds: list[Bind] = []
+        self.links: list[Link] = []
+        self.env: list[str] = []
+        self.libraries: list[str] = []  # directories that the linker shall look at first
+
+    def known(self, env: dict[str, str]) -> dict[str, str]:
+        """``env`` with the variables added."""
+        env.update(item.partition("=")[::2] for item in self.env)
+        if self.libraries:
+            old = env.get("LD_LIBRARY_PATH", "")
+            env["LD_LIBRARY_PATH"] = ":".join(
+                [*dict.fromkeys(self.libraries), *filter(None, [old])]
+            )
+        return env
+
+
+def _extras(parsed: Parsed, host: Mapping[str, str], log: Log) -> Extras:
+    out = Extras()
+    if parsed.has("device"):
+        from ch_image.cli import run_device
+
+        edits = run_device.edits(parsed.texts("device"), run_device.directories(host))
+        for source, target, readonly in edits.mounts:
+            if not os.path.exists(source):
+                raise ChError(f"--device: not found on this host: {printable(source, 300)}")
+            out.binds.append(Bind(source, target, readonly=readonly))
+        out.links = [Link(to, path) for path, to in edits.links]
+        out.env, out.libraries = edits.env, edits.libraries
+        for text in edits.ignored:
+            log.warning(f"--device: not done: {printable(text, 300)}")
+    if parsed.has("inject"):
+        from ch_image.cli.run_inject import LIBRARIES, injected
+
+        found = injected(parsed.texts("inject"))
+        out.binds += [Bind(source, target, readonly=True) for source, target in found]
+        if any(target.startswith(f"{LIBRARIES}/") for _, target in found):
+            out.libraries.append(LIBRARIES)
+    return out
 
 
 def _filter() -> bytes:

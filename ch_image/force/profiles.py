@@ -74,7 +74,7 @@ def load(directories: Iterable[str]) -> list[Profile]:
 
 def read(path: str) -> Profile:
     """One profile. Raises BuildError naming file and key."""
-    import yaml
+    from ch_image.model.yaml_file import parse_yaml
 
     try:
         with open(path, "rb") as file:
@@ -83,12 +83,7 @@ def read(path: str) -> Profile:
         raise BuildError(f"cannot read {printable(path)}: {error.strerror}") from None
     if len(data) > _MAX_SIZE:
         raise BuildError(f"{printable(path)}: larger than {_MAX_SIZE} bytes")
-    try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        text = " ".join(str(error).split())
-        raise BuildError(f"{printable(path)}: not YAML: {printable(text, 300)}") from None
-    return _Reader(path).profile(content)
+    return _Reader(path).profile(parse_yaml(data, path))
 
 
 class _Reader:

@@ -284,6 +284,28 @@ class File(Operation):
             os.close(memory)
 
 
+class Link(Operation):
+    """A symbolic link, unless something is there already."""
+
+    name = "--symlink"
+
+    def __init__(self, to: str, target: str) -> None:
+        self.to, self.target = to, target
+
+    def words(self) -> list[str]:
+        return [self.name, self.to, self.target]
+
+    def apply(self, root: Root) -> None:
+        parent, _, name = self.target.rstrip("/").rpartition("/")
+        above = root.target(parent or "/", True)
+        try:
+            os.symlink(self.to, name, dir_fd=above)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(above)
+
+
 def _memory() -> int:
     """A tmpfs that is mounted nowhere (fsopen(2), Linux 5.2): the descriptor of its root."""
     context = kernel.syscall(kernel.SYS_fsopen, b"tmpfs", 1)

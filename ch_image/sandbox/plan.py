@@ -7,7 +7,7 @@ pasted: ``python3 -m ch_image.sandbox WORDS``.
 from __future__ import annotations
 
 from ch_image.sandbox import syscalls as kernel
-from ch_image.sandbox.mounts import Bind, Dev, File, Operation, Proc, Tmpfs
+from ch_image.sandbox.mounts import Bind, Dev, File, Link, Operation, Proc, Tmpfs
 
 NAMESPACES = {
     "pid": kernel.CLONE_NEWPID,
@@ -96,6 +96,8 @@ def parse(words: list[str]) -> Plan:
             plan.operations.append(Proc(take()))
         elif word == "--dev":
             plan.operations.append(Dev(take()))
+        elif word == "--symlink":
+            plan.operations.append(Link(take(), take()))
         elif word == "--file":
             target, status = take(), take().split(":")
             owner = int(status[1]), int(status[2])
