@@ -130,6 +130,7 @@ def _write_layout(
 
 def _write_tar(dest: str, image: Image, session: Session) -> None:
     """The tree with its true owners, as a tar archive."""
+    from ch_image.cli.build_options import epoch
     from ch_image.cli.importing import place
     from ch_image.formats.archive import Archive
     from ch_image.formats.base import Content
@@ -142,7 +143,7 @@ def _write_tar(dest: str, image: Image, session: Session) -> None:
             Archive().write(Content(image.config, tree, owners), dest, place(session))
             return
         _no_terminal()
-        write_tree(tree, owners, sys.stdout.buffer)
+        write_tree(tree, owners, sys.stdout.buffer, clamp_mtime=epoch(session.env))
         sys.stdout.buffer.flush()
 
 

@@ -15,7 +15,12 @@ from ch_image.storage.images import Image
 
 
 def _inspect(session: Session) -> int:
-    image = session.storage.images.get(session.ref(session.words[0]))
+    ref = session.ref(session.words[0])
+    image = session.storage.images.find(ref)
+    if image is None or session.parsed.has("remote"):
+        from ch_image.cli.remote import inspect
+
+        return inspect(session, ref)
     if session.parsed.has("digests"):
         emit(_digests(session, image))
     elif session.parsed.text("format") == "docker":
@@ -86,11 +91,12 @@ def _digests(session: Session, image: Image) -> list[str]:
 INSPECT = options.Command(
     "inspect",
     "REF",
-    "Prints an image's OCI config as JSON.",
+    "Prints an image's OCI config as JSON; of one that is not in storage, what its registry says.",
     (
         options.value(
             "--format", "FORMAT", "json (the OCI config) or docker", choices=("json", "docker")
         ),
+        options.flag("--remote", "ask the registry, also when the image is in storage"),
         options.flag("--digests", "say instead what each digest of the image is over"),
     ),
     _inspect,

@@ -112,7 +112,8 @@ class Archive:
                 import lzma
 
                 out = stack.enter_context(lzma.LZMAFile(raw, "wb"))
-            write_tree(content.tree, content.owners, cast(BinaryIO, out))
+            epoch = place.wishes.epoch
+            write_tree(content.tree, content.owners, cast(BinaryIO, out), clamp_mtime=epoch)
 
 
 def compression_for(name: str) -> str:

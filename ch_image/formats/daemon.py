@@ -9,7 +9,7 @@ import subprocess
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.formats.base import Place
-from ch_image.formats.layouts import DockerArchive
+from ch_image.formats.layouts import DockerArchive, write_archive
 from ch_image.storage.images import Image
 
 _SAID = 2000  # characters of what the program says about a failure
@@ -38,7 +38,7 @@ class Daemon:
             )
         with place.storage.scratch() as scratch:
             path = f"{scratch}/load.tar"
-            DockerArchive().give(image._replace(ref=ref), path, place)
+            write_archive(image, path, [ref], place, docker=True)
             self._run("load", "-i", path)
 
     def _has(self, name: str) -> bool:

@@ -61,7 +61,8 @@ class OciArchive:
 
     def give(self, image: Image, name: str, place: Place) -> None:
         """Write an archive of one image."""
-        _write(image, name, place, docker=False)
+        path, tag = _split_new(name)
+        write_archive(image, path, _names(image, path, tag, place), place, docker=False)
 
 
 class DockerArchive:
@@ -75,7 +76,8 @@ class DockerArchive:
 
     def give(self, image: Image, name: str, place: Place) -> None:
         """Write an archive of one image."""
-        _write(image, name, place, docker=True)
+        path, tag = _split_new(name)
+        write_archive(image, path, _names(image, path, tag, place), place, docker=True)
 
 
 def split(name: str) -> tuple[str, str]:
@@ -123,10 +125,11 @@ def name_of(ref: ImageRef) -> str:
     return head + slash + last.partition(":")[0]
 
 
-def _write(image: Image, name: str, place: Place, *, docker: bool) -> None:
-    path, tag = _split_new(name)
+def write_archive(
+    image: Image, path: str, names: list[ImageRef], place: Place, *, docker: bool
+) -> None:
+    """An archive of ``image`` at ``path``, called ``names`` in it. Raises ChError, OSError."""
     packed = _packed(image, place)
-    names = _names(image, path, tag, place)
     with output(path, place.clobber) as out:
         lay_out.write_archive(packed, names, place.storage.blobs, out, docker=docker)
 

@@ -97,7 +97,10 @@ class OverlaySnapshotter:
 
     def _lowers(self, chain: Chain) -> list[str]:
         short = self._merger.shorten(chain)
-        return [self._relative(self._layers.tree(layer)) for layer in reversed(short)]
+        # The kernel refuses a tree that comes twice. What its lower place gives, the upper one
+        # gives too, and wins: so the lower is left out.
+        once = dict.fromkeys(reversed(short))
+        return [self._relative(self._layers.tree(layer)) for layer in once]
 
     def _relative(self, path: str) -> str:
         return path[len(self._root) + 1 :]
