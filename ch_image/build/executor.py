@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.build.args import make_scope, unused_build_args
 from ch_image.build.effectors import Effectors
@@ -19,7 +19,7 @@ from ch_image.build.fold import fold
 from ch_image.build.forcing import Forced, Forcing
 from ch_image.build.inputs import Inputs
 from ch_image.build.key import CacheKey, StepKey, base_key, step_key
-from ch_image.build.options import BuildOptions, BuildResult
+from ch_image.build.options import BuildOptions, BuildResult, Trail
 from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
 from ch_image.build.placed import placed
 from ch_image.build.plan import Plan, Step, plan, with_triggers
@@ -30,10 +30,7 @@ from ch_image.build.schedule import run as run_steps
 from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
 from ch_image.build.stepcache import StepCache
 from ch_image.dockerfile.ast import Dockerfile, From, Run
-from ch_image.errors import (
-    BuildError,
-    printable,
-)
+from ch_image.errors import BuildError, ImageError, RegistryError, printable
 from ch_image.model.digest import digest_of
 from ch_image.model.oci import canonical_json, config_json
 from ch_image.model.platforms import Platform, host_platform
@@ -43,6 +40,9 @@ from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
 from ch_image.storage.store import Storage
+
+if TYPE_CHECKING:
+    from ch_image.build.remote_cache import Remote, RemoteCaches
 
 
 class Outcome(NamedTuple):
@@ -112,6 +112,12 @@ class _Build:
         )
         self._forcing = Forcing(options, snapshotter, report)
         self._cache = StepCache(options, storage, report)
+        self._remote: RemoteCaches | None = None
+        if options.cache_from is not None:
+            from ch_image.build.remote_cache import RemoteCaches
+
+            self._remote = RemoteCaches(options.cache_from, storage, report)
+        self._trail: list[Trail] = []
         self._queue = Queue(todo)
         self._done: dict[int, Outcome] = {}
         self._executed = 0
@@ -232,7 +238,7 @@ class _Build:
         record = self._cache.find(step, key, before.chain)
         if record is not None:
             self._hit(step)
-            return _after(before, folded, key, record, forced)
+            return self._landed(_after(before, folded, key, record, forced), record)
         if made is None:
             self._cache.explain(step, key, dict)
             self._start(step)
@@ -242,6 +248,11 @@ class _Build:
             self._report(StepDone(step.line, step.stage_name, 0.0))
             return _after(before, folded, key, record, forced)
         files = self._effectors.files(made, step.origins, chains)
+        if self._remote is not None and self._cache.may_read(step):
+            remote = self._remote.find(key.key, before.chain)
+            if remote is not None and not self._options.dry_run:
+                miss = _Miss(step, before, folded, made, key, chains, files, forced)
+                return Work(key.key, lambda: self._bring(miss, remote))
         self._cache.explain(step, key, lambda: files)
         if self._options.dry_run:
             self._start(step)
@@ -259,7 +270,26 @@ class _Build:
             seconds = time.monotonic() - began
             record = self._cache.keep(step, miss.key, before.chain, layer, miss.files, seconds)
         self._report(StepDone(step.line, step.stage_name, seconds))
-        return _after(before, miss.folded, miss.key, record, miss.forced)
+        return self._landed(_after(before, miss.folded, miss.key, record, miss.forced), record)
+
+    def _bring(self, miss: _Miss, remote: Remote) -> Outcome:
+        """Take the step's layer from where another has put it; else carry it out after all."""
+        assert self._remote is not None
+        step, before = miss.step, miss.before
+        try:
+            layer = self._remote.fetch(remote)
+        except (RegistryError, ImageError) as error:
+            self._report(Warned(f"--cache-from: {error}; line {step.line} is carried out instead"))
+            return self._execute(miss)
+        self._hit(step)
+        chain, seconds = before.chain, remote.seconds
+        record = self._cache.keep(step, miss.key, chain, layer, miss.files, seconds, shared=True)
+        return self._landed(_after(before, miss.folded, miss.key, record, miss.forced), record)
+
+    def _landed(self, outcome: Outcome, record: CacheRecord) -> Outcome:
+        if record.layer is not None:
+            self._trail.append(Trail(record, outcome.chain))
+        return outcome
 
     def _before(self, step: Step) -> Outcome:
         """The outcome that ``step`` continues: its stage's step before it."""
@@ -329,7 +359,8 @@ class _Build:
             return BuildResult(None, count, self._executed, self._runs, notifications)
         final = self._done[self._plan.stages[self._plan.target].last]
         image = publish(self._options, self._storage, final.state, final.chain, final.made)
-        return BuildResult(image, count, self._executed, self._runs, notifications)
+        trail = tuple(self._trail)
+        return BuildResult(image, count, self._executed, self._runs, notifications, trail)
 
 
 class _Miss(NamedTuple):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import DefaultRegistry, ImageRef
+from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
+from ch_image.storage.layers import Chain
 
 if TYPE_CHECKING:
     from ch_image.build.remote import Fetch
+    from ch_image.build.remote_cache import Location
 
 # (reference, platform or None for the host's, ask the registry even when it is in storage)
 Puller = Callable[[ImageRef, Platform | None, bool], Image]
@@ -57,6 +60,14 @@ class BuildOptions(NamedTuple):
     dry_run: bool = False
     fetch: Fetch | None = None  # for ADD of URLs
     verbose: bool = False  # explain misses
+    cache_from: Callable[[], Sequence[Location]] | None = None  # caches of others
+
+
+class Trail(NamedTuple):
+    """A step of a build that has a layer, and the chain that ends with it."""
+
+    record: CacheRecord
+    chain: Chain
 
 
 class BuildResult(NamedTuple):
@@ -67,3 +78,4 @@ class BuildResult(NamedTuple):
     executed: int  # steps that were carried out, not found in the cache
     run_steps: int  # RUNs among them
     notifications: int  # calls that root emulation answered
+    trail: tuple[Trail, ...] = ()  # the steps that have layers

@@ -39,11 +39,12 @@ class StepCache:
     def find(self, step: Step, key: StepKey, chain: Chain) -> CacheRecord | None:
         """The record of ``step`` on top of ``chain``, if it may be used."""
         found = self._fresh.get(key.key)
-        if found is None and self._may_read(step):
+        if found is None and self.may_read(step):
             found = self._storage.cache.get(key.key)
         return found if found is not None and _fits(found, chain) else None
 
-    def _may_read(self, step: Step) -> bool:
+    def may_read(self, step: Step) -> bool:
+        """Whether steps of its stage may be taken from a cache."""
         return self._options.cache == "enabled" and step.stage_name.lower() not in self._skipped
 
     def keep(
@@ -54,17 +55,21 @@ class StepCache:
         layer: LayerId | None,
         files: Mapping[str, str],
         seconds: float,
+        *,
+        shared: bool = False,
     ) -> CacheRecord:
         """Note what a step that was carried out on ``chain`` gave; the record that counts.
 
         Should another build have been quicker with the same step, its result is taken, so that
-        both go on from one layer. Raises StorageError.
+        both go on from one layer. ``shared``: the layer may be that of others too. Raises
+        StorageError.
         """
         cache = self._storage.cache
-        if layer is not None and self._may_read(step):
+        if layer is not None and self.may_read(step):
             other = cache.get(key.key)
             if other is not None and other.layer is not None and _fits(other, chain):
-                self._storage.layers.remove(layer)
+                if not shared and layer != other.layer:
+                    self._storage.layers.remove(layer)
                 self._fresh[key.key] = other
                 return other
         now = time.time()
@@ -95,7 +100,7 @@ class StepCache:
         slot = sha256(reference.encode("utf-8", "surrogateescape")).hexdigest()[:32] + "-FROM"
         before = cache.get(slot)
         if before is None or before.inputs != key.inputs:
-            if self._may_read(step):
+            if self.may_read(step):
                 self._explain(step, key._replace(slot=slot), dict, quiet=True)
             cache.put(record._replace(key=slot, parent=slot))
 
@@ -104,7 +109,7 @@ class StepCache:
 
         ``files``: inputs that name single files, made only when they are needed.
         """
-        if self._may_read(step):
+        if self.may_read(step):
             self._explain(step, key, files)
 
     def _explain(

@@ -6,10 +6,11 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from ch_image.build.options import BuildOptions, BuildResult, Puller
 from ch_image.cli import build_options as values
-from ch_image.cli import build_output, options
+from ch_image.cli import build_output, options, remote_cache
 from ch_image.cli.build_context import find_input
 from ch_image.cli.processors import processors
 from ch_image.cli.session import Session, working_directory
@@ -24,14 +25,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ch_image.registry.registries import Registries
 
-_LATER = ("cache-from", "cache-to")  # options that are not built yet
-
 
 def _build(session: Session) -> int:
     parsed = session.parsed
-    for name in _LATER:
-        if parsed.has(name):
-            raise UsageError(f"build --{name} is not built yet in this version")
+    if parsed.has("cache-from") or parsed.has("cache-to"):
+        remote_cache.check(session)
     session.progress = parsed.text("progress", "auto")
     with ExitStack() as stack:
         return _with_context(session, stack)
@@ -58,6 +56,8 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
     session.enter()
     with session.locked():
         result = build(wanted, session.storage, session.report)
+        if session.parsed.has("cache-to"):
+            remote_cache.store(session, result)
         if outputs and result.image is not None:
             build_output.write(outputs, result.image, wanted.tags, session)
             if wanted.tags:  # it may have got its digests
@@ -147,6 +147,7 @@ def build_request(
         dry_run=parsed.has("dry-run"),
         fetch=fetcher(session),
         verbose=session.verbosity > 0,
+        cache_from=partial(remote_cache.locations, session) if parsed.has("cache-from") else None,
     )
 
 
@@ -240,8 +241,10 @@ BUILD = options.Command(
             "-o --output", "SPEC",
             "give the result out: DIR, - (tar), or type=local|tar|oci|docker,dest=PATH",
         ),
-        options.values("--cache-from", "SPEC", "not yet"),
-        options.values("--cache-to", "SPEC", "not yet"),
+        options.values("--cache-from", "SPEC", "take steps from type=registry,ref=REF or"
+                       " type=local,src=DIR"),
+        options.values("--cache-to", "SPEC", "write steps to type=registry,ref=REF or"
+                       " type=local,dest=DIR; mode=max: all"),
         options.flag("--check", "only give advice about the Dockerfile; exit 1 if there is any"),
         options.value(
             "--format", "FORMAT", "of --check: text or json", choices=("text", "json")
