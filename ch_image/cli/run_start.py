@@ -82,7 +82,7 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
     if peer is not None:
         peer.keep()
     say("executing: " + " ".join(map(printable, command)))
-    _become(plan, emulation)
+    _become(plan, emulation, host)
 
 
 class Extras:
@@ -326,7 +326,7 @@ def _take_identity(uid: int, gid: int) -> None:
         raise SandboxError(f"can't become user {uid} inside: {error.strerror}") from None
 
 
-def _become(plan: Plan, emulation: bytes) -> NoReturn:
+def _become(plan: Plan, emulation: bytes, host: Mapping[str, str]) -> NoReturn:
     """In the furnished root: drop all power, and execute the command."""
     try:
         os.chdir(plan.cwd)
@@ -337,7 +337,7 @@ def _become(plan: Plan, emulation: bytes) -> NoReturn:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if emulation:
         kernel.seccomp_filter(emulation)
-    kernel.close_range(3)
+    _close_all_but(_pmi(host))
     program = plan.argv[0]
     for path in _candidates(program, plan.env.get("PATH", "")):
         try:
@@ -350,6 +350,23 @@ def _become(plan: Plan, emulation: bytes) -> NoReturn:
         except OSError as error:
             raise _missing(program, error) from None
     raise _missing(program, FileNotFoundError(2, os.strerror(2)))
+
+
+def _pmi(host: Mapping[str, str]) -> int:
+    """The socket on which MPICH's launcher talks to a rank (PMI-1, ``PMI_FD``); 0 for none."""
+    text = host.get("PMI_FD", "")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
+    try:
+        return number if number > 2 and os.fstat(number).st_mode & 0o170000 == 0o140000 else 0
+    except OSError:
+        return 0
+
+
+def _close_all_but(kept: int) -> None:
+    """Close every descriptor but 0 to 2 and ``kept``."""
+    if kept > 3:
+        kernel.close_range(3, kept - 1)
+    kernel.close_range(kept + 1 if kept else 3)
 
 
 def _candidates(program: str, path: str) -> list[str]:

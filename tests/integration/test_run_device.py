@@ -55,7 +55,7 @@ def spec(driver: Path) -> dict[str, Any]:
     devices = [
         {
             "name": "0",
-            "containerEdits": {"env": ["ACME=0"], "deviceNodes": [{"path": "/dev/null"}]},
+            "containerEdits": {"env": ["ACME=0"], "deviceNodes": node},
         },
         {"name": "1", "containerEdits": {"env": ["ACME1=1"]}},
         {"name": "gone", "containerEdits": {"deviceNodes": [{"path": "/dev/nosuch"}]}},
