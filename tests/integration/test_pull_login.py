@@ -58,7 +58,7 @@ class Guarded:
         self.image = f"{host}/team/busybox:latest"
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {"SSL_CERT_FILE": str(self.authority), **more}
+        return {"REQUESTS_CA_BUNDLE": str(self.authority), **more}
 
 
 @pytest.fixture(scope="module")
