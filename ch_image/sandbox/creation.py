@@ -70,7 +70,7 @@ def create(call: Call, ids: Ids, ledger: Ledger) -> Reply:
 def _hands_on(call: Call, ledger: Ledger, base: int, address: int) -> bool:
     """Whether what root makes there gets a group other than root's from its directory."""
     try:
-        above, _ = split(call.string(address))
+        above, _ = split(call.glimpse(address))
         if call.plain:
             return bool(ledger.inherited_group(call.place(base, above or b".")))
         where = call.locate(base, above or b".", True)

@@ -238,7 +238,7 @@ class Supervisor:
             base, address, buffer = args[0], args[1], args[4 if name == "statx" else 2]
             follow = not args[2 if name == "statx" else 3] & _AT_SYMLINK_NOFOLLOW
         try:
-            path = call.string(address) if address else b""
+            path = call.glimpse(address) if address else b""
             if not path and base & 0xFFFFFFFF == AT_FDCWD:
                 return CONTINUE
             if not self._may_have_owner(call, base, path, follow):
