@@ -173,12 +173,13 @@ OUT = (
 def test_output_to_a_directory_leaves_other_files_there(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("kept")
     (tmp_path / "x").write_text("replaced")
+    before = images(bench)
     bench.tool("build", "-o", tmp_path, bench.context(OUT)).ok()
     assert {p.name for p in tmp_path.iterdir()} == {"keep", "x", "l", "d"}
     assert (tmp_path / "x").read_text() == "x\n"
     assert (tmp_path / "x").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "l").readlink() == Path("x")
-    assert "context" not in images(bench)  # what is only given out gets no name
+    assert images(bench) == before, "what is only given out gets no name"
 
 
 def test_output_as_an_archive_has_true_owners_and_devices(bench: Bench) -> None:
@@ -294,3 +295,19 @@ def test_the_config_is_what_docker_writes(bench: Bench) -> None:
     assert ("WORKDIR /w", False) in history
     assert ('CMD ["a" "b"]', True) in history
     assert sum(not empty for _, empty in history) == 3 or len(history) == 18
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--network=none", "RUN ! ip route | grep -q default && ip address | grep -q lo:"),
+        ("--add-host=other=::1", "RUN grep '::1.*other' /etc/hosts"),
+        ("--bind=@WORK@/bound:/b/f", "RUN grep bound /b/f"),
+        ("--bind=@WORK@/bound", "RUN grep bound @WORK@/bound"),
+    ],
+)
+def test_options_of_every_run(option: str, line: str, bench: Bench) -> None:
+    (bench.work / "bound").write_text("bound")
+    option, line = (text.replace("@WORK@", str(bench.work)) for text in (option, line))
+    bench.build(f"FROM @BASE@\n{line}\nCOPY Dockerfile /\n", None, option).ok()
+    assert "b" not in bench.tree()
