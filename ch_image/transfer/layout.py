@@ -118,7 +118,8 @@ class Layout(RegistryClient):
         if entries:
             found = entries[0]
             return Fetched(self._document(found.digest), found.media_type, found.digest)
-        if not reference and not self.names():  # several without names: one image, made for several platforms
+        # Several without names: one image, made for several platforms.
+        if not reference and not self.names():
             return Fetched(raw, OCI_INDEX, digest_of(raw))
         names = sorted({n for e in index.entries for k in _NAMES if (n := e.annotations.get(k))})
         raise ImageError(
