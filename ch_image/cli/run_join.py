@@ -69,7 +69,7 @@ class Group:
             else:
                 self._listener, self.is_first = listener, True
                 self._say("join: I won")
-                self._say("join: winner initializing")
+                self._say("join: winner initializing namespaces")
                 return
             if self._enter(address, deadline):
                 return

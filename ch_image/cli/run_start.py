@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Of the host, where there is such a thing: names of machines, and what Crays need.
 _OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
 _CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
+_SEARCH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 _MAX_ENVIRONMENT = 4 << 20  # bytes of a file of variables
 # Stands among the edits where --set-env asks for the image's variables, not known yet.
 _IMAGES_OWN: tuple[str, list[str], str] = ("own", [], "")
@@ -73,6 +74,8 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
         extras.known(adjusted(host, _home(parsed, plan.root.rstrip("/"), host))),
         [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
     )
+    if "PATH" not in host:
+        say("warning: $PATH not set")
     plan.cwd = parsed.text("cd", "/")
     if peer is None or peer.is_first:
         if parsed.count("verbose"):
@@ -339,7 +342,7 @@ def _become(plan: Plan, emulation: bytes, host: Mapping[str, str]) -> NoReturn:
         kernel.seccomp_filter(emulation)
     _close_all_but(_pmi(host))
     program = plan.argv[0]
-    for path in _candidates(program, plan.env.get("PATH", "")):
+    for path in _candidates(program, plan.env.get("PATH", _SEARCH)):
         try:
             os.execve(path, plan.argv, plan.env)
         except FileNotFoundError:

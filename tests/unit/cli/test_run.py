@@ -148,6 +148,13 @@ def test_variables_are_edited_in_their_order(
     }  # fmt: skip
 
 
+def test_without_a_path_commands_are_found_where_the_system_looks(
+    ch_image: world.Tool, image: str
+) -> None:
+    run(ch_image, "--unset-env=*", image, "--", "true").ok()
+    assert run(ch_image, "--set-env=PATH=/nosuch", image, "--", "true").code == 49
+
+
 def test_home_and_tmp_are_brought_in_or_not(
     ch_image: world.Tool, image: str, tmp_path: Path
 ) -> None:
