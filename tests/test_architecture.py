@@ -24,6 +24,7 @@ FLOORS = [
     {"transfer"},
     {"formats"},
     {"build"},
+    {"oci"},
     {"cli"},
     {"__main__"},
 ]

@@ -32,6 +32,27 @@ def storage_path(option: str, env: Mapping[str, str]) -> str:
     return f"/var/tmp/{user_name(env)}.ch"
 
 
+def containers_path(option: str, env: Mapping[str, str]) -> str:
+    """Where states of OCI containers are kept: ``--root``, else in ``XDG_RUNTIME_DIR``.
+
+    Without that, in /run for root and in a private directory of /tmp for others. In a user
+    namespace that was made for an ordinary user (podman unshare) it is that user's.
+    """
+    if option:
+        return os.path.abspath(option)
+    runtime = env.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and os.access(runtime, os.W_OK):
+        return f"{runtime}/ch-run-oci"
+    uid = os.geteuid()
+    with open("/proc/self/uid_map") as file:
+        for line in file:
+            inner, outer, size = map(int, line.split())
+            if inner <= uid < inner + size:
+                uid = outer + uid - inner
+                break
+    return "/run/ch-run-oci" if uid == 0 else f"/tmp/ch-run-oci-{uid}"
+
+
 def user_name(env: Mapping[str, str]) -> str:
     """Who the caller is; by number where neither ``USER`` nor the system knows a name."""
     name = env.get("USER", "")

@@ -1,0 +1,291 @@
+"""What is remembered about containers between two commands, and who may change it.
+
+A store is a directory of mode 0700 with one directory per container:
+
+- ``state.json``: the record, replaced by rename(2);
+- ``lock``: flock(2) of whoever changes the container;
+- ``start``: a socket on which the container's first process waits until it may become the program;
+  nobody listens any more once it did, and then the container runs;
+- ``emulation``: with root emulation, the socket that takes further listeners (for ``exec``).
+
+A container's directory appears by one rename(2), its lock held. So of two that create the same ID
+one wins; and a directory that says "creating" while nobody holds its lock was left by a process
+that was killed: whoever meets it takes it away. A process is known by its number and start time
+together, so that a later process with the same number is never taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ch_image.errors import ChError, NotFound, StorageError, printable
+
+CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
+VERSION = "1.2.0"  # of the runtime-spec that is followed
+_ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}")
+_PATIENCE = 10.0  # seconds to wait for another command on the same container
+_PAUSE = 0.01
+
+
+class Record(NamedTuple):
+    """What is known of a container.
+
+    ``pid`` is its first process as its creator saw it, ``born`` that process's start time in clock
+    ticks since boot; both 0 until there is one. ``rootfs`` is its tree as seen by its creator.
+    """
+
+    id: str
+    bundle: str
+    rootfs: str = ""
+    version: str = VERSION  # ociVersion of its config.json
+    phase: str = CREATING  # CREATING or CREATED; the rest is observed, not remembered
+    pid: int = 0
+    born: int = 0
+    created: str = ""  # RFC 3339, UTC
+    annotations: tuple[tuple[str, str], ...] = ()
+    emulated: bool = False
+    poststart: tuple[Any, ...] = ()  # hooks for later commands, as config.json has them
+    poststop: tuple[Any, ...] = ()
+    process: dict[str, Any] = {}  # process of config.json, whose settings ``exec`` inherits
+    more: dict[str, Any] = {}  # of other programs that build on this
+
+    def state(self, status: str) -> dict[str, Any]:
+        """The state as the specification has it."""
+        out: dict[str, Any] = {"ociVersion": self.version, "id": self.id, "status": status}
+        if status != STOPPED and self.pid:
+            out["pid"] = self.pid
+        out["bundle"] = self.bundle
+        out |= {"rootfs": self.rootfs, "created": self.created}
+        out["annotations"] = dict(self.annotations)
+        return out
+
+
+class Held:
+    """A container's directory whose lock is ours. Closing it gives the lock back."""
+
+    def __init__(self, path: str, lock: int, record: Record) -> None:
+        self.path, self._lock, self.record = path, lock, record
+
+    def save(self, record: Record) -> None:
+        """Replace the record."""
+        _write(self.path, record)
+        self.record = record
+
+    def remove(self) -> None:
+        """Take the container's directory away."""
+        # First out of sight by one step: what dies in between leaves no half container.
+        gone = f"{os.path.dirname(self.path)}/.gone-{os.getpid()}-{os.path.basename(self.path)}"
+        os.rename(self.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the lock back; may be repeated."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+class Store:
+    """A directory of containers; made when first written to."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def reserve(self, record: Record) -> Held:
+        """A new container's directory, locked, its phase CREATING. Raises ChError if it exists."""
+        check_id(record.id)
+        self._prepare()
+        fresh = f"{self.path}/.new-{os.getpid()}-{record.id}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        os.mkdir(fresh, 0o700)
+        lock = os.open(f"{fresh}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _write(fresh, record)
+        final = f"{self.path}/{record.id}"
+        for _ in range(3):
+            try:
+                os.rename(fresh, final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if self._forget_abandoned(record.id):
+                    continue
+                break
+            return Held(final, lock, record)
+        os.close(lock)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise ChError(
+            f"container {record.id} exists already", hint="delete it, or choose another ID"
+        )
+
+    def hold(self, ident: str) -> Held:
+        """A container's directory, locked. Raises NotFound."""
+        check_id(ident)
+        path = f"{self.path}/{ident}"
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise _unknown(ident) from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), os.stat(f"{path}/lock")):
+                    return Held(path, lock, self.read(ident))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(lock)
+                    raise ChError(f"container {ident} is busy with another command") from None
+                time.sleep(_PAUSE)
+            except FileNotFoundError:  # deleted meanwhile
+                pass
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+    def read(self, ident: str) -> Record:
+        """A container's record; no lock is needed for that. Raises NotFound, StorageError."""
+        check_id(ident)
+        try:
+            with open(f"{self.path}/{ident}/state.json", encoding="utf-8") as file:
+                fields = json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _unknown(ident) from None
+        except ValueError as error:
+            raise StorageError(f"the state of container {ident} cannot be read: {error}") from None
+        fields["annotations"] = tuple(map(tuple, fields["annotations"]))
+        return Record(**fields)
+
+    def status(self, record: Record) -> str:
+        """creating, created, running or stopped, by looking."""
+        if not record.pid or record.phase == CREATING:
+            return CREATING
+        if born(record.pid) != record.born:
+            return STOPPED
+        return CREATED if listens(f"{self.path}/{record.id}") else RUNNING
+
+    def list(self) -> list[Record]:
+        """All containers, by ID; abandoned ones are taken away."""
+        out = []
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        for name in names:
+            if name.startswith("."):
+                continue
+            try:
+                record = self.read(name)
+            except ChError:
+                continue
+            if record.phase != CREATING or not self._forget_abandoned(name):
+                out.append(record)
+        return out
+
+    def _prepare(self) -> None:
+        """Make the store if need be, and clear away what killed commands left there."""
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        status = os.stat(self.path)
+        if status.st_uid != os.geteuid():
+            raise StorageError(f"{self.path} belongs to another user")
+        if status.st_mode & 0o022:
+            raise StorageError(
+                f"others can write to {self.path}", hint=f"chmod go-w {self.path}, or give --root"
+            )
+        for name in os.listdir(self.path):
+            pid = name.split("-")[1] if name.startswith((".new-", ".gone-")) else ""
+            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                shutil.rmtree(f"{self.path}/{name}", ignore_errors=True)
+
+    def _forget_abandoned(self, ident: str) -> bool:
+        """Take away a container whose creator was killed; False when it is a real one."""
+        path = f"{self.path}/{ident}"
+        try:
+            lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return not os.path.exists(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.read(ident).phase == CREATING:
+                Held(path, -1, Record(ident, "")).remove()
+                return True
+        except (BlockingIOError, NotFound):
+            pass
+        finally:
+            os.close(lock)
+        return False
+
+
+@contextlib.contextmanager
+def held(store: Store, ident: str) -> Iterator[Held]:
+    """``store.hold`` for a with statement."""
+    hold = store.hold(ident)
+    try:
+        yield hold
+    finally:
+        hold.close()
+
+
+def check_id(ident: str) -> None:
+    """Raise ChError unless ``ident`` can name a container: one plain file name."""
+    if not _ID.fullmatch(ident) or ident.startswith("."):
+        raise ChError(
+            f"a container cannot be called '{printable(ident, 60)}'",
+            hint="use letters, digits and _ + . - (not first a dot), at most 255",
+        )
+
+
+def born(pid: int) -> int:
+    """The start time of process ``pid`` in clock ticks since boot; 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in b"ZX" else int(fields[19])
+
+
+def listens(directory: str) -> bool:
+    """Whether the first process of the container at ``directory`` still waits for its start."""
+    try:
+        knock(directory).close()
+    except OSError:
+        return False
+    return True
+
+
+def knock(directory: str, name: str = "start") -> socket.socket:
+    """Connect to a socket of a container. Raises OSError when nobody listens."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        # By descriptor: a socket's path may have 107 bytes.
+        connection.connect(f"/proc/self/fd/{fd}/{name}")
+    except OSError:
+        connection.close()
+        raise
+    finally:
+        os.close(fd)
+    return connection
+
+
+def _unknown(ident: str) -> NotFound:
+    return NotFound(f"there is no container {ident}")
+
+
+def _write(directory: str, record: Record) -> None:
+    path = f"{directory}/state.json"
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        json.dump(record._asdict(), file)
+    os.rename(f"{path}.new", path)
