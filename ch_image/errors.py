@@ -8,6 +8,7 @@
     |- StorageError      the storage directory: not ours, full, damaged, unwritable
     |- ImageError        an image, layer or manifest that is refused
     |  `- NotFound       no image of that name
+    |- ConfigError       a document (config.json) that breaks its rules, each with its place
     |- RegistryError     what a registry answered, or that it did not
     `- SandboxError      the kernel refused a namespace, a mount or a filter
 
@@ -91,6 +92,18 @@ class RegistryError(ChError):
     def __init__(self, message: str, *, status: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+class ConfigError(ChError):
+    """A document breaks its rules; ``faults`` says where and how, a line each.
+
+    ``file`` is where it was read from, safe to show.
+    """
+
+    def __init__(self, file: str, faults: list[str], *, hint: str = "") -> None:
+        first = f": {faults[0]}" if len(faults) == 1 else f" has {len(faults)} faults"
+        super().__init__(file + first, hint=hint)
+        self.faults = faults
 
 
 class SandboxError(ChError):

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from ch_image.errors import ChError, DockerfileError, UsageError, printable
+from ch_image.errors import ChError, ConfigError, DockerfileError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ch_image.cli.log import Log
 
+_MOST = 50  # faults of one document that are shown
 _WINDOW = 160  # characters of a Dockerfile line that are shown around its fault
 _HINTS = {
     errno.ENOSPC: "free some space, or choose another storage directory with -s",
@@ -149,6 +150,9 @@ def describe(error: BaseException) -> tuple[str, str, tuple[str, ...]]:
         file, line, _ = error.where
         message = f"{printable(file)}:{line}: {printable(str(error.args[0]))}"
         return message, printable(error.hint), _caret(error)
+    if isinstance(error, ConfigError) and len(error.faults) > 1:
+        shown = error.faults[:_MOST] + ["..."] * (len(error.faults) > _MOST)
+        return printable(str(error)), "", tuple(f"  {printable(fault)}" for fault in shown)
     if isinstance(error, ChError):
         return printable(str(error)), printable(error.hint), ()
     if isinstance(error, KeyboardInterrupt):

@@ -28,14 +28,21 @@ class Rlimit(NamedTuple):
     hard: int
 
 
-class Capabilities(NamedTuple):
-    """Capabilities by number, each a mask as in capget(2)."""
+class Sets(NamedTuple):
+    """Capability sets as masks, as in capget(2)."""
 
     bounding: int = 0
     effective: int = 0
     inheritable: int = 0
     permitted: int = 0
     ambient: int = 0
+
+
+class Capabilities(NamedTuple):
+    """Which capabilities are wanted; ``unknown`` are names that no kernel knows."""
+
+    sets: Sets = Sets()
+    unknown: tuple[str, ...] = ()
 
 
 class Process(NamedTuple):

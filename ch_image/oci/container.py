@@ -9,75 +9,337 @@ root is mounted in a holder's namespaces is created by a process that has entere
 (``setns``); from then on the container has its own mount namespace, and everything else works from
 outside, for the caller's user owns the container's namespaces.
 
-The container's first process is the caller's child's child: it is reparented to the next
-subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), which gets its exit status by wait(2), or to init.
-Who wants the exit status calls ``become_reaper`` first.
+The container's first process is the caller's child, and when the caller ends it is reparented to
+the next subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), which gets its exit status by wait(2), or to
+init. A caller that goes on waits for ``Record.pid`` itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import Any
 
-from ch_image.errors import ChError
-from ch_image.oci.config import Process, Spec
-from ch_image.oci.states import Record, Store
+from ch_image.errors import ChError, NotFound, printable
+from ch_image.oci import creating, hooks, spec
+from ch_image.oci.channel import Channel
+from ch_image.oci.config import Hook, Process, Spec
+from ch_image.oci.states import (
+    CREATED,
+    CREATING,
+    RUNNING,
+    STOPPED,
+    Held,
+    Record,
+    Store,
+    born,
+    check_id,
+    held,
+    knock,
+)
+from ch_image.oci.wishes import NO_WISHES, Wishes
+from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.mounts import remove_stubs
+
+__all__ = [
+    "NO_WISHES",
+    "Wishes",
+    "create",
+    "delete",
+    "execute",
+    "kill",
+    "processes",
+    "start",
+    "state",
+    "template",
+]
+
+_SIGKILL = 9
+_PATIENCE = 10_000  # milliseconds for a killed process to go
+Warn = Callable[[str], None]
 
 
-class Wishes(NamedTuple):
-    """What a caller may say beside the bundle.
-
-    ``stdio`` are the descriptors that become the program's 0, 1 and 2 unless it has a terminal of
-    its own; they stay the caller's. For a process with a terminal the master side is sent
-    (SCM_RIGHTS) over ``console``, a connected Unix socket, or to the listening socket whose path is
-    ``console_socket``. ``emulate`` is root emulation (docs/emulation.md); None: where only one ID
-    is mapped. ``owners`` are (path, uid, gid) of symlinks, FIFOs and sockets for it.
-    """
-
-    console_socket: str = ""
-    console: int = -1
-    pid_file: str = ""
-    stdio: tuple[int, int, int] = (0, 1, 2)
-    preserve_fds: int = 0
-    emulate: bool | None = None
-    owners: tuple[tuple[str, int, int], ...] = ()
-    more: Mapping[str, Any] = {}  # kept in Record.more
-    warn: Callable[[str], None] = lambda _text: None
-
-
-NO_WISHES = Wishes()
+def _silent(_text: str) -> None:
+    pass
 
 
 def create(
-    store: Store, ident: str, bundle: str, wishes: Wishes = NO_WISHES, spec: Spec | None = None
+    store: Store,
+    ident: str,
+    bundle: str,
+    wishes: Wishes = NO_WISHES,
+    config: Spec | None = None,
 ) -> Record:
     """Make the container of ``bundle`` up to the point where only ``start`` is missing.
 
-    ``spec`` replaces the bundle's config.json. When this fails nothing is left behind.
+    ``config`` replaces the bundle's config.json. When this fails nothing is left behind.
     """
-    raise ChError("not built yet")
+    check_id(ident)
+    bundle = os.path.realpath(bundle)
+    found = config if config is not None else spec.load(bundle)
+    rootfs = _rootfs(bundle, found)
+    _refuse_impossible(found)
+    for name in _unknown_capabilities(found):
+        wishes.warn(f"process.capabilities: there is no capability '{name}'")
+    hold = store.reserve(_record(ident, bundle, rootfs, found, wishes))
+    creation = creating.Creation(hold, found, wishes, rootfs)
+    try:
+        creation.run()
+        return hold.record
+    except BaseException:
+        creation.undo()
+        hold.remove()
+        _forget(wishes.pid_file)
+        raise
+    finally:
+        hold.close()
 
 
-def start(store: Store, ident: str, warn: Callable[[str], None] = lambda _: None) -> Record:
+def _unknown_capabilities(found: Spec) -> tuple[str, ...]:
+    wanted = found.process.capabilities if found.process else None
+    return wanted.unknown if wanted else ()
+
+
+def _rootfs(bundle: str, found: Spec) -> str:
+    path = os.path.realpath(os.path.join(bundle, found.root))
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise ChError(f"root.path: {printable(path, 300)}: not a directory")
+    except OSError as error:
+        raise ChError(f"root.path: {printable(path, 300)}: {error.strerror}") from None
+    return path
+
+
+def _refuse_impossible(found: Spec) -> None:
+    """What could only fail later, and more obscurely."""
+    kinds = {one.kind for one in found.linux.namespaces}
+    if found.linux.intel_rdt:
+        raise ChError("linux.intelRdt: needs the machine's resctrl, which is root's alone")
+    if (found.hostname or found.domainname) and "uts" not in kinds:
+        raise ChError("hostname: would change this machine's: there is no namespace of type uts")
+    if found.linux.time_offsets and "time" not in kinds:
+        raise ChError("linux.timeOffsets: there is no namespace of type time")
+
+
+def _record(ident: str, bundle: str, rootfs: str, found: Spec, wishes: Wishes) -> Record:
+    return Record(
+        id=ident,
+        bundle=bundle,
+        rootfs=rootfs,
+        version=found.version,
+        created=creating.now(),
+        annotations=found.annotations,
+        poststart=tuple(hook._asdict() for hook in found.hooks.poststart),
+        poststop=tuple(hook._asdict() for hook in found.hooks.poststop),
+        process=spec.written(found.process) if found.process else {},
+        more=dict(wishes.more),
+    )
+
+
+def _forget(pid_file: str) -> None:
+    if pid_file:
+        try:
+            os.unlink(pid_file)
+        except OSError:
+            pass
+
+
+def start(store: Store, ident: str, warn: Warn = _silent) -> Record:
     """Let a created container's first process become its program."""
-    raise ChError("not built yet")
+    with held(store, ident) as hold:
+        record = hold.record
+        status = _status(store, hold)
+        if status != CREATED:
+            raise ChError(f"container {ident} cannot be started: it is {status}")
+        try:
+            caller = Channel(knock(hold.path))
+        except OSError as error:
+            raise ChError(f"container {ident} does not answer: {error.strerror}") from None
+        caller.send("start")
+        _listen(caller, warn)
+        failed = hooks.run_all(
+            "poststart", _hooks(record.poststart), record.state(RUNNING), record.bundle
+        )
+        for text in failed:
+            warn(text)
+        return record
+
+
+def _listen(caller: Channel, warn: Warn, started: Callable[[int], None] = lambda _: None) -> None:
+    """Until the process is the program. Raises ChError when it could not become that."""
+    begun = False
+    while message := caller.receive():
+        kind, *words = message
+        if kind == "error":
+            caller.close()
+            raise ChError(words[0], hint=words[1])
+        if kind == "warn":
+            warn(words[0])
+        elif kind == "pid":
+            started(int(words[0]))
+        begun = begun or kind == "exec"
+    caller.close()
+    if not begun:
+        raise ChError("the process was killed before it could start")
+
+
+def _hooks(kept: tuple[dict[str, Any], ...]) -> tuple[Hook, ...]:
+    return tuple(
+        Hook(one["path"], tuple(one["args"]), tuple(one["env"]), one["timeout"]) for one in kept
+    )
+
+
+def _status(store: Store, hold: Held) -> str:
+    """The status of a container whose lock is ours. Raises NotFound for what was abandoned."""
+    status = store.status(hold.record)
+    if status == CREATING:  # and nobody is at it, for we have the lock
+        hold.remove()
+        raise NotFound(f"there is no container {hold.record.id}")
+    return status
 
 
 def state(store: Store, ident: str) -> dict[str, Any]:
     """The state as the specification's JSON has it (``ociVersion``, ``id``, ``status``, ...)."""
-    raise ChError("not built yet")
+    record = store.read(ident)
+    status = store.status(record)
+    if status == CREATING and store.forget_abandoned(ident):
+        raise NotFound(f"there is no container {ident}")
+    return record.state(status)
 
 
 def kill(store: Store, ident: str, number: int, *, everyone: bool = False) -> None:
     """Send signal ``number`` to the first process; ``everyone``: to all in its PID namespace."""
-    raise ChError("not built yet")
+    record = store.read(ident)
+    status = store.status(record)
+    if status not in (CREATED, RUNNING):
+        raise ChError(f"container {ident} cannot be signalled: it is {status}")
+    if not _signal(record, number):
+        raise ChError(f"container {ident} cannot be signalled: it is {STOPPED}")
+    if everyone:
+        for pid in processes(store, ident)[1:]:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
 
 
-def delete(
-    store: Store, ident: str, *, force: bool = False, warn: Callable[[str], None] = lambda _: None
-) -> None:
-    """Forget a stopped container; with ``force`` kill it first, and an unknown one is fine."""
-    raise ChError("not built yet")
+def _signal(record: Record, number: int) -> bool:
+    """Signal the first process; False when it has ended. A later one with its number is safe."""
+    try:
+        pidfd = kernel.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if born(record.pid) != record.born:
+            return False
+        kernel.pidfd_send_signal(pidfd, number)
+        return True
+    except ProcessLookupError:
+        return False
+    except OSError as error:
+        raise ChError(f"signal {number} to process {record.pid}: {error.strerror}") from None
+    finally:
+        os.close(pidfd)
+
+
+def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silent) -> None:
+    """Forget a stopped container; with ``force`` kill it first, and an unknown one is fine.
+
+    One that was created and never started is ended as well: callers that give up in between, such
+    as Buildah when it has no network to offer, say no more than that.
+    """
+    try:
+        before = store.read(ident)
+        if force or store.status(before) == CREATED:
+            _kill_hard(store, before)
+        with held(store, ident) as hold:
+            status = _status(store, hold)
+            if status != STOPPED:
+                raise ChError(
+                    f"container {ident} cannot be deleted: it is {status}",
+                    hint="kill it first, or use --force",
+                )
+            record = hold.record
+            remove_stubs_of(record)
+            hold.remove()
+    except NotFound:
+        if force:
+            return
+        raise
+    state_ = record.state(STOPPED)
+    for text in hooks.run_all("poststop", _hooks(record.poststop), state_, record.bundle):
+        warn(text)
+
+
+def remove_stubs_of(record: Record) -> None:
+    """Take the mount points away that the container needed and its tree lacked."""
+    if record.stubs:
+        try:
+            remove_stubs(record.rootfs, [(path, at) for path, at in record.stubs])
+        except OSError:  # the tree is gone, or lies in another mount namespace
+            pass
+
+
+def _kill_hard(store: Store, record: Record) -> None:
+    """Kill the first process (and so all in its PID namespace) and wait until it is gone."""
+    if store.status(record) not in (CREATED, RUNNING):
+        return
+    others = processes(store, record.id)[1:]
+    try:
+        pidfd = kernel.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not _signal(record, _SIGKILL):
+            return
+        for pid in others:  # of a container without a PID namespace
+            try:
+                os.kill(pid, _SIGKILL)
+            except OSError:
+                pass
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE):
+            raise ChError(f"container {record.id} does not end: process {record.pid} hangs")
+    finally:
+        os.close(pidfd)
+
+
+def processes(store: Store, ident: str) -> list[int]:
+    """PIDs, as the caller sees them, of all processes in the container, its first one first."""
+    record = store.read(ident)
+    if store.status(record) not in (CREATED, RUNNING):
+        return []
+    theirs = _namespace(str(record.pid))
+    parents = {pid: _parent(pid) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))}
+    if theirs and theirs != _namespace("self"):
+        rest = [pid for pid in parents if _namespace(str(pid)) == theirs]
+    else:
+        rest = [pid for pid in parents if _descends(pid, record.pid, parents)]
+    return [record.pid, *(pid for pid in sorted(rest) if pid != record.pid)]
+
+
+def _namespace(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _descends(pid: int, from_: int, parents: dict[int, int]) -> bool:
+    while pid and pid != from_:
+        pid = parents.get(pid, 0)
+    return pid == from_
 
 
 def execute(store: Store, ident: str, process: Process, wishes: Wishes = NO_WISHES) -> int:
@@ -85,14 +347,15 @@ def execute(store: Store, ident: str, process: Process, wishes: Wishes = NO_WISH
 
     The caller waits for it (``os.waitpid``). Raises ChError when it cannot be started.
     """
-    raise ChError("not built yet")
+    record = store.read(ident)
+    status = store.status(record)
+    if status not in (CREATED, RUNNING):
+        raise ChError(f"nothing can be run in container {ident}: it is {status}")
+    from ch_image.oci import entering
+
+    return entering.run(f"{store.path}/{ident}", record, process, wishes)
 
 
-def processes(store: Store, ident: str) -> list[int]:
-    """PIDs, as the caller sees them, of all processes in the container, its first one first."""
-    raise ChError("not built yet")
-
-
-def become_reaper() -> None:
-    """Make this process the parent of the containers it creates (PR_SET_CHILD_SUBREAPER)."""
-    raise ChError("not built yet")
+def template(store: Store, ident: str) -> Process:
+    """The container's own process as config.json had it: what ``exec`` starts from."""
+    return spec.parse_process(store.read(ident).process)

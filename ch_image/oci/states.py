@@ -54,6 +54,7 @@ class Record(NamedTuple):
     created: str = ""  # RFC 3339, UTC
     annotations: tuple[tuple[str, str], ...] = ()
     emulated: bool = False
+    stubs: tuple[tuple[str, int], ...] = ()  # mount points that were made, see remove_stubs
     poststart: tuple[Any, ...] = ()  # hooks for later commands, as config.json has them
     poststop: tuple[Any, ...] = ()
     process: dict[str, Any] = {}  # process of config.json, whose settings ``exec`` inherits
@@ -74,7 +75,7 @@ class Held:
     """A container's directory whose lock is ours. Closing it gives the lock back."""
 
     def __init__(self, path: str, lock: int, record: Record) -> None:
-        self.path, self._lock, self.record = path, lock, record
+        self.path, self.lock, self.record = path, lock, record
 
     def save(self, record: Record) -> None:
         """Replace the record."""
@@ -90,7 +91,7 @@ class Held:
 
     def close(self) -> None:
         """Give the lock back; may be repeated."""
-        lock, self._lock = self._lock, -1
+        lock, self.lock = self.lock, -1
         if lock >= 0:
             os.close(lock)
 
@@ -118,7 +119,7 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                if self._forget_abandoned(record.id):
+                if self.forget_abandoned(record.id):
                     continue
                 break
             return Held(final, lock, record)
@@ -164,7 +165,8 @@ class Store:
             raise _unknown(ident) from None
         except ValueError as error:
             raise StorageError(f"the state of container {ident} cannot be read: {error}") from None
-        fields["annotations"] = tuple(map(tuple, fields["annotations"]))
+        for name in ("annotations", "stubs"):
+            fields[name] = tuple(map(tuple, fields[name]))
         return Record(**fields)
 
     def status(self, record: Record) -> str:
@@ -189,7 +191,7 @@ class Store:
                 record = self.read(name)
             except ChError:
                 continue
-            if record.phase != CREATING or not self._forget_abandoned(name):
+            if record.phase != CREATING or not self.forget_abandoned(name):
                 out.append(record)
         return out
 
@@ -208,7 +210,7 @@ class Store:
             if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
                 shutil.rmtree(f"{self.path}/{name}", ignore_errors=True)
 
-    def _forget_abandoned(self, ident: str) -> bool:
+    def forget_abandoned(self, ident: str) -> bool:
         """Take away a container whose creator was killed; False when it is a real one."""
         path = f"{self.path}/{ident}"
         try:

@@ -15,8 +15,18 @@ _RLIMIT_STACK = 3
 INFINITY = 0xFFFFFFFFFFFFFFFF
 
 
+_inside = False
+
+
 def enter() -> None:
-    """Make /proc the working directory; a copy of the mount where the kernel (5.2) can."""
+    """Make /proc the working directory; a copy of the mount where the kernel (5.2) can.
+
+    Once; later calls do nothing. So who enters before its root changes keeps the /proc it had.
+    """
+    global _inside
+    if _inside:
+        return
+    _inside = True
     try:
         fd = kernel.syscall(kernel.SYS_open_tree, -100, b"/proc", _OPEN_TREE_CLONE | os.O_CLOEXEC)
     except OSError:

@@ -22,7 +22,6 @@ from ch_image.sandbox.identity import ids_of
 from ch_image.sandbox.plan import Plan
 from ch_image.sandbox.supervisor import Supervisor
 
-_SYS_CLONE = 220 if os.uname().machine.startswith("aarch") else 56
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
 _SIGCHLD, _SIGKILL, _SIGPIPE, _SIGXFSZ = 17, 9, 13, 25
 
@@ -32,7 +31,7 @@ def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
 
     The caller must be single-threaded and in our user namespace. Returns the PID.
     """
-    pid = kernel.syscall(_SYS_CLONE, plan.flags() | _SIGCHLD, 0, 0, 0, 0)
+    pid = kernel.fork(plan.flags())
     if pid == 0:
         code = 1
         try:
@@ -166,7 +165,7 @@ def _command(plan: Plan, fds: tuple[int, int, int, int], socket: _socket.socket)
             kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
         if plan.emulate:
-            _filter(socket)
+            install_filter(socket)
         else:
             socket.sendmsg([_READY])
         _become(program, plan)
@@ -210,8 +209,8 @@ def _find(plan: Plan) -> str:
     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
-def _filter(socket: _socket.socket) -> None:
-    """Install the filter and send its listener to PID 1; without listener, the quiet filter."""
+def install_filter(socket: _socket.socket) -> None:
+    """Install the filter and send its listener away; without listener, the quiet filter."""
     program = seccomp.program()
     for flags in (
         kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,

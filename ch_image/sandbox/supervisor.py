@@ -30,11 +30,20 @@ _NOTIFICATION = struct.Struct("<QIIiIQ6Q")
 _RESPONSE = struct.Struct("<QqiI")
 
 
+def hasten(listener: int) -> None:
+    """Let the supervisor and a caller that waits for it share a processor."""
+    try:
+        fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
+    except OSError:  # before Linux 6.6: slower, no less right
+        pass
+
+
 class Supervisor:
     """Serves one listener until nobody uses its filter any more.
 
-    ``owners`` are those of symlinks, FIFOs and sockets in the layers below; ``furnished`` the
-    paths of the container's own mounts. Its working directory becomes /proc.
+    ``listener`` may be -1 and set later. ``owners`` are those of symlinks, FIFOs and sockets in the
+    layers below; ``furnished`` the paths of the container's own mounts. Its working directory
+    becomes /proc.
     """
 
     def __init__(
@@ -54,10 +63,8 @@ class Supervisor:
         self._request = bytearray(80)
         self._mounting = Mounting(furnished)
         self._readers = Readers()
-        try:
-            fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
-        except OSError:  # before Linux 6.6: slower, no less right
-            pass
+        if listener >= 0:
+            hasten(listener)
 
     def serve_one(self) -> bool:
         """Answer one waiting call; False when there is none left to come."""

@@ -1,0 +1,110 @@
+"""``exec``: another process in a container that is there already.
+
+A child enters the container's namespaces and leaves the process as its own sister (CLONE_PARENT):
+so that is the caller's child, and in the PID namespace. With root emulation its filter's listener
+goes to the supervisor that the container has.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from ch_image.errors import ChError
+from ch_image.oci import creating, joining, terminal
+from ch_image.oci.become import Means, become, lock_imports
+from ch_image.oci.channel import Channel
+from ch_image.oci.config import Process
+from ch_image.oci.first import be_root, said
+from ch_image.oci.states import Record, knock
+from ch_image.oci.wishes import Wishes
+from ch_image.sandbox import power
+from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.start import install_filter
+
+
+def run(directory: str, record: Record, process: Process, wishes: Wishes) -> int:
+    """Start ``process`` in the container of ``record``; its PID. Raises ChError."""
+    console = creating.console_of(process.terminal, wishes)
+    ours, theirs = Channel.pair()
+    enterer = os.fork()
+    if enterer == 0:
+        ours.close()
+        _enter(directory, record, process, wishes, theirs, console)
+    theirs.close()
+    if console is not None:
+        console.close()
+    pid = 0
+    try:
+        pid = _converse(ours, wishes)
+        if wishes.pid_file:
+            creating.write_pid(wishes.pid_file, pid)
+        return pid
+    finally:
+        ours.close()
+        os.waitpid(enterer, 0)
+
+
+def _converse(channel: Channel, wishes: Wishes) -> int:
+    pid, begun, problem = 0, False, None
+    while message := channel.receive():
+        kind, *words = message
+        if kind == "pid":
+            pid = int(words[0])
+        elif kind == "warn":
+            wishes.warn(words[0])
+        elif kind == "error":
+            problem = ChError(words[0], hint=words[1])
+        begun = begun or kind == "exec"
+    if problem is None and begun:
+        return pid
+    if pid:
+        os.waitpid(pid, 0)
+    raise problem or ChError("the process was killed before it could start")
+
+
+def _enter(
+    directory: str,
+    record: Record,
+    process: Process,
+    wishes: Wishes,
+    channel: Channel,
+    console: socket.socket | None,
+) -> None:
+    """Never returns."""
+    try:
+        supervisor = knock(directory, "emulation") if record.emulated else None
+        profile = _profile(directory)
+        last = power.last_capability()
+        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock_imports()
+        joining.enter_process(record.pid)
+        be_root()
+        pid = kernel.fork(kernel.CLONE_PARENT)
+        if pid:
+            channel.send("pid", str(pid))
+            os._exit(0)
+        os.setsid()
+        for number, fd in enumerate(wishes.stdio):
+            os.dup2(fd, number)
+        if console is not None:
+            terminal.take(console, process.console_size, process.user.uid)
+        emulate = None if supervisor is None else lambda: install_filter(supervisor)
+        become(
+            process,
+            Means(proc, last, profile, emulate, wishes.preserve_fds, wishes.keyring),
+            warn=lambda text: channel.send("warn", text),
+            ready=lambda: channel.send("exec"),
+        )
+    except Exception as error:  # nobody else could tell of it
+        channel.send("error", said(error), getattr(error, "hint", ""))
+    finally:
+        os._exit(127)
+
+
+def _profile(directory: str) -> bytes:
+    try:
+        with open(f"{directory}/profile", "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
