@@ -15,10 +15,14 @@ import debian
 import pytest
 import world
 
-# A shell that runs the tests in the background has Ctrl-C ignored, for its children too; the tests
-# send it on purpose.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background has Ctrl-C ignored, nohup has HUP, for its children
+# too; the tests send both on purpose.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 T = TypeVar("T")
 NAMESPACES = {"in_userns", "ch_image"}  # fixtures that cannot do without

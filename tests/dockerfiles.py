@@ -33,6 +33,21 @@ def blocks(file: str) -> list[Block]:
     return found
 
 
+def long(instructions: int) -> str:
+    """A Dockerfile of FROM and so many more instructions of four common kinds."""
+    lines = ["FROM a"]
+    for i in range(instructions // 4):
+        lines += [
+            f"RUN --mount=type=cache,target=/c{i} apt-get install -y p{i} \\",
+            "    # a comment",
+            f"    && make -C /src/{i} install",
+            f'COPY --from=b --chown=1:{i} ["a {i}", "b", "/dst/"]',
+            f'ENV A{i}=$B{i} C="d e" F=${{G:-h}}',
+            f"WORKDIR /w/{i}",
+        ]
+    return "\n".join(lines)
+
+
 def shown(node: Instruction | Any) -> str:
     """A node on one line: its name, and each field that is not at its default."""
     defaults = node._field_defaults

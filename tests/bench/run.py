@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import conftest
+import dockerfiles
 import world
 
 
@@ -90,6 +91,13 @@ def run_overhead(bench: Bench) -> Figure:
     true = str(bench.base.tree / "bin/true")
     plain = median(lambda: subprocess.run([true], check=True), 50)
     return Figure("RUN true, each of 100", each, plain, "fork+exec true", plain + 10)
+
+
+def parsed(bench: Bench) -> Figure:
+    """`--parse-only` of 1,000 instructions, whole process: Python, lark and the grammar too."""
+    context = bench.context("long", dockerfiles.long(1000))
+    ours = median(lambda: bench.tool("build", "--parse-only", context).ok())
+    return Figure("parse 1,000 instructions", ours, empty_python(), "empty Python", 300)
 
 
 def no_op(bench: Bench, instructions: int, budget: float) -> Figure:
@@ -175,6 +183,7 @@ WORKLOADS: dict[str, Callable[[Bench], Figure]] = {
     "list": lambda bench: small(bench, "list"),
     "ch-run": in_image,
     "run": run_overhead,
+    "parse": parsed,
     "noop20": lambda bench: no_op(bench, 20, 80),
     "noop100": lambda bench: no_op(bench, 100, 120),
     "files": many_files,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -78,7 +77,6 @@ def test_bash_says_the_same() -> None:
     assert not different
 
 
+@pytest.mark.timeout(60)  # a matcher that backtracks takes years
 def test_a_hostile_pattern_takes_no_time() -> None:
-    start = time.monotonic()
-    matches("a" * 300, "*(a*)*(a*)+(*a|a*)b")
-    assert time.monotonic() - start < 5
+    assert not matches("a" * 300, "*(a*)*(a*)+(*a|a*)b")

@@ -6,9 +6,9 @@ import builtins
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import dockerfiles
 import pytest
@@ -178,26 +178,27 @@ def test_parsing_runs_and_expands_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_thousand_instructions_are_parsed_in_no_time() -> None:
-    lines = ["FROM a"]
-    for i in range(250):
-        lines += [
-            f"RUN --mount=type=cache,target=/c{i} apt-get install -y p{i} \\",
-            "    # a comment",
-            f"    && make -C /src/{i} install",
-            f'COPY --from=b --chown=1:{i} ["a {i}", "b", "/dst/"]',
-            f'ENV A{i}=$B{i} C="d e" F=${{G:-h}}',
-            f"WORKDIR /w/{i}",
-        ]
-    text = "\n".join(lines)
+def calls(work: Callable[[], object]) -> int:
+    """How many Python functions `work` calls: its cost, however busy the machine is."""
+    count = 0
+
+    def profile(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_cost_of_a_parse_grows_with_its_lines_and_no_faster() -> None:
     parse("FROM warm\n")
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        found = parse(text)
-        best = min(best, time.perf_counter() - start)
-    assert len(found.instructions) == 1001
-    assert best < 0.25, f"1,001 instructions took {best:.3f} s"
+    some, many = dockerfiles.long(250), dockerfiles.long(1000)
+    assert len(parse(many).instructions) == 1001
+    assert calls(lambda: parse(many)) < 4.2 * calls(lambda: parse(some))
 
 
 def test_a_kept_parse_needs_no_grammar() -> None:
@@ -209,6 +210,7 @@ def test_a_kept_parse_needs_no_grammar() -> None:
     subprocess.run([sys.executable, "-c", code], input=text, text=True, check=True)
 
 
+@pytest.mark.timeout(60)  # each takes well below a second, unless it backtracks
 def test_long_input_does_not_take_long() -> None:
     texts = [
         "FROM a\nENV " + "A" * 200_000,
@@ -225,9 +227,7 @@ def test_long_input_does_not_take_long() -> None:
         "\\\n" * 100_000,
     ]
     for text in texts:
-        start = time.perf_counter()
-        assert len(refusal(text)) < 2000
-        assert time.perf_counter() - start < 3, text[:60]
+        assert len(refusal(text)) < 2000, text[:60]
 
 
 def refusal(text: str) -> str:
