@@ -158,6 +158,10 @@ def parse_manifest(raw: bytes, content_type: str = "") -> Manifest | Index:
             "the registry holds this image only as Docker schema 1, which has no digests to check",
             hint="pull and push it once with a newer tool to convert it",
         )
+    if isinstance(value.get("manifests"), list) and ("layers" in value or "config" in value):
+        raise ImageError(
+            "the manifest is an index as well, so that tools would take it differently"
+        )
     if isinstance(value.get("manifests"), list):
         entries = value["manifests"]
         if len(entries) > MAX_ENTRIES:

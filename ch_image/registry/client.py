@@ -24,6 +24,7 @@ from ch_image.model.oci import (
     Descriptor,
     parse_json,
 )
+from ch_image.registry.answers import error_text, next_link, warnings
 from ch_image.registry.auth import Authenticator
 from ch_image.registry.credentials import Credentials
 from ch_image.registry.tls import Network, is_loopback
@@ -38,12 +39,11 @@ from ch_image.registry.transport import (
     origin_of,
     shown,
 )
-from ch_image.report import Detail, Reporter, silent
+from ch_image.report import Detail, Reporter, Warned, silent
 
 ACCEPT = ", ".join(
     (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, f"{DOCKER_SCHEMA1[1]};q=0.1")
 )
-MAX_ERROR = 1 << 20  # bytes of an error's body
 MAX_PAGES = 1000
 MAX_TAGS = 1_000_000
 MAX_ANSWERS = 4  # to refusals of one request
@@ -87,6 +87,7 @@ class RegistryClient:
         self.transport = transport or Transport(network, registry, report)
         self._credentials = credentials
         self._authenticators: dict[str, Authenticator] = {}
+        self._warned: set[str] = set()
         host = urlsplit(f"//{registry}").hostname or registry
         self._may_be_plain = is_loopback(host) or not network.tls_verify
         self._scheme = ""  # once known
@@ -139,7 +140,16 @@ class RegistryClient:
             if not better:
                 break
             response.drain()
+        if at_home:
+            self._pass_on(response)
         return response
+
+    def _pass_on(self, response: Response) -> None:
+        """Tell what the registry warns of, each text once."""
+        for text in warnings(response.header("Warning")):
+            if text not in self._warned:
+                self._warned.add(text)
+                self.report(Warned(f"{self.registry} says: {printable(text, 300)}"))
 
     def _send(
         self,
@@ -355,29 +365,6 @@ class _Unanswered(Exception):
     def __init__(self, why: Broken) -> None:
         super().__init__(str(why))
         self.why = why
-
-
-def error_text(response: Response) -> str:
-    """What a registry says about a refusal, on one line; empty when it says nothing readable."""
-    try:
-        raw = b"".join(response.chunks(MAX_ERROR))
-        errors = parse_json(raw, "error").get("errors")
-    except (RegistryError, ImageError):
-        return ""
-    said: list[str] = []
-    for item in errors[:5] if isinstance(errors, list) else []:
-        if isinstance(item, dict):
-            texts = [item.get("code"), item.get("message")]
-            said.append(" ".join(text for text in texts if isinstance(text, str) and text))
-    return printable("; ".join(said), 300)
-
-
-def next_link(header: str) -> str:
-    """The target of ``rel="next"`` in a Link header (RFC 8288), or the empty string."""
-    for match in re.finditer(r"<([^<>]*)>([^<]*)", header):
-        if re.search(r';\s*rel="?next"?', match.group(2)):
-            return match.group(1)
-    return ""
 
 
 def quoted(text: str) -> str:

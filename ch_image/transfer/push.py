@@ -15,6 +15,7 @@ from ch_image.errors import ChError, ImageError
 from ch_image.model.digest import Digest
 from ch_image.model.oci import Descriptor, Manifest
 from ch_image.model.ref import ImageRef, short_digest
+from ch_image.registry import referrers
 from ch_image.registry.registries import Place, Registries
 from ch_image.registry.upload import Source, Uploader, reader
 from ch_image.report import Detail, Info, Progress, Reporter, silent
@@ -117,9 +118,10 @@ class _Push:
             self._crew.stop()
         manifest = self._image.manifest
         assert manifest is not None
-        self._uploader.manifest(
-            destination.tag or manifest.digest, self._manifest.raw, self._manifest.media_type
-        )
+        raw, kind = self._manifest.raw, self._manifest.media_type
+        noted = self._uploader.manifest(destination.tag or manifest.digest, raw, kind)
+        if not noted and b'"subject"' in raw:
+            referrers.note(self._place.client, self._place.repository, raw, kind, self._report)
         counts = self._counts
         return Pushed(
             manifest.digest, counts["sent"], self._bytes, counts["mounted"], counts["present"]

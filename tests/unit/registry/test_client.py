@@ -12,7 +12,8 @@ from wildserver import RESET, Asked, Reply, Wild, serving
 from ch_image.errors import ChError, ImageError, RegistryError
 from ch_image.model.digest import digest_of
 from ch_image.model.oci import OCI_LAYER, Descriptor
-from ch_image.registry.client import RegistryClient, next_link
+from ch_image.registry.answers import next_link
+from ch_image.registry.client import RegistryClient
 from ch_image.registry.tls import Network
 from ch_image.registry.transport import Broken
 
