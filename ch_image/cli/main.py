@@ -38,7 +38,7 @@ COMMANDS = {
     "login": ("login", "LOGIN", "store credentials for a registry"),
     "logout": ("login", "LOGOUT", "forget credentials for a registry"),
     "manifest": ("manifest", "MANIFEST", "put several platforms under one name"),
-    "oci": ("", "", "run an image as an OCI runtime would"),
+    "oci": ("oci", "OCI", "run images as an OCI runtime does"),
     "completion": ("gestalt", "COMPLETION", "print a completion script for a shell"),
 }
 ABOUT = "Builds, exchanges and runs container images with no privilege at all."
@@ -67,11 +67,13 @@ def ch_image(argv: list[str], env: dict[str, str], frame: Frame) -> int:
         print(overview(), file=sys.stderr)
         raise UsageError("no sub-command given", hint="for example: ch-image build -t demo .")
     command = find(rest[0])
-    after, _ = options.parse(rest[1:], [*command.options, *COMMON])
+    command, after = command.parse(rest[1:], COMMON)
     parsed = after.over(before)
     frame.debug = parsed.has("debug")
     if parsed.has("help"):
-        print(options.help_text(f"ch-image {command.name}", command, common=COMMON))
+        verbs = [(name, verb.about) for name, verb in command.verbs.items()]
+        more = [("Verbs", verbs)]
+        print(options.help_text(f"ch-image {command.name}", command, common=COMMON, more=more))
         return 0
     if parsed.has("version"):
         print(__version__)

@@ -240,10 +240,12 @@ class Command:
     """A program or sub-command: its table, and the function that carries it out.
 
     ``operands`` is the synopsis of what is not an option: ``NAME`` is needed, ``[NAME]`` may be
-    left out, ``NAME...`` stands for one or more and ``[NAME...]`` for any number.
+    left out, ``NAME...`` stands for one or more and ``[NAME...]`` for any number. A command with
+    ``verbs`` is a family: its first operand names one of them. With ``foreign`` all behind the
+    first operand is another program's command line, and left as it is.
     """
 
-    __slots__ = ("about", "name", "operands", "options", "run")
+    __slots__ = ("about", "foreign", "name", "operands", "options", "run", "verbs")
 
     def __init__(
         self,
@@ -252,9 +254,35 @@ class Command:
         about: str,
         options: Sequence[Option],
         run: Callable[[Any], int],
+        *,
+        verbs: Sequence[Command] = (),
+        foreign: bool = False,
     ) -> None:
         self.name, self.operands, self.about = name, operands, about
         self.options, self.run = tuple(options), run
+        self.verbs = {verb.name.rpartition(" ")[2]: verb for verb in verbs}
+        self.foreign = foreign
+
+    def parse(self, words: Sequence[str], common: Sequence[Option]) -> tuple[Command, Parsed]:
+        """The command itself or the verb that ``words`` name, and what they say to it.
+
+        Raises UsageError.
+        """
+        table = (*self.options, *common)
+        if not self.verbs:
+            parsed, rest = parse(words, table, until_operand=self.foreign)
+            if self.foreign:
+                first, behind = rest[:1], rest[1:]
+                parsed.words = first + behind[behind[:1] == ["--"] :]
+            return self, parsed
+        before, rest = parse(words, table, until_operand=True)
+        if not rest:
+            return self, before
+        if rest[0] not in self.verbs:
+            hint = near(rest[0], self.verbs) or f"there is {', '.join(self.verbs)}"
+            raise UsageError(f"{self.name} has no '{printable(rest[0], 60)}'", hint=hint)
+        verb, parsed = self.verbs[rest[0]].parse(rest[1:], common)
+        return verb, parsed.over(before)
 
     def check_operands(self, words: Sequence[str]) -> None:
         """Raises UsageError when there are too few or too many."""

@@ -40,6 +40,16 @@ def enter() -> None:
     _entered = True
 
 
+def join(pidfd: int) -> None:
+    """Enter the user and mount namespace of a process of ours, outside any that we made.
+
+    The working directory and the root are then that mount namespace's. Raises OSError.
+    """
+    global _entered
+    kernel.setns(pidfd, kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+    _entered = True
+
+
 def map_ids(uid: int, gid: int, inner_uid: int = 0, inner_gid: int = 0) -> None:
     """Map ``uid:gid`` of the parent namespace to the inner IDs of this process's namespace."""
     try:

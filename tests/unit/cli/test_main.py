@@ -36,7 +36,7 @@ USAGE = {
     "too few operands": (["delete"], "GLOB", "usage"),
     "quiet and verbose": (["-q", "list", "-v"], "exclude", ""),
     "two cache modes": (["--cache", "--rebuild", "list"], "exclude", ""),
-    "a sub-command not built yet": (["oci", "x", "--anything"], "not built yet", "--help"),
+    "an unknown verb": (["oci", "x", "--anything"], "oci has no 'x'", "there is mount"),
     "a bad format": (["list", "--format", "xml"], "'xml'", "json"),
     "a control character": (["\x1b]0;title\x07"], r"'\x1b]0;title\x07'", ""),
 }
