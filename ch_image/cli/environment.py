@@ -13,14 +13,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ch_image.cli.options import Parsed
 
-def storage_path(option: str, env: Mapping[str, str]) -> str:
+
+def storage_path(parsed: Parsed, env: Mapping[str, str]) -> str:
     """The storage directory: ``-s``, else ``CH_IMAGE_STORAGE``, else ``/var/tmp/$USER.ch``.
 
-    Raises UsageError when the variable is not an absolute path.
+    Raises UsageError when the variable is not an absolute path, or the option names nothing.
     """
-    if option:
-        return os.path.abspath(option)
+    if parsed.has("storage"):
+        if not parsed.text("storage"):
+            raise UsageError("--storage names no directory: it is empty")
+        return os.path.abspath(parsed.text("storage"))
     given = env.get("CH_IMAGE_STORAGE", "")
     if given:
         if not given.startswith("/"):

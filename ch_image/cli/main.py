@@ -33,7 +33,7 @@ COMMANDS = {
     "build-cache": ("storage", "BUILD_CACHE", "show, clean or empty the build cache"),
     "storage-path": ("storage", "STORAGE_PATH", "print where storage is"),
     "reset": ("storage", "RESET", "remove everything from storage"),
-    "verify": ("", "", "check storage and repair it"),
+    "verify": ("verify", "VERIFY", "check storage and repair it"),
     "gestalt": ("gestalt", "GESTALT", "answer a question about this installation"),
     "login": ("login", "LOGIN", "store credentials for a registry"),
     "logout": ("login", "LOGOUT", "forget credentials for a registry"),

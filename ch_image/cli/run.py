@@ -56,7 +56,8 @@ OPTIONS = (
     options.flag("-V --version", "print the version"),
 )  # fmt: skip
 ABOUT = (
-    "Runs CMD in an image: a directory, or the name of an image in ch-image's storage. The host's"
+    "Runs CMD in an image: a name in ch-image's storage, a directory, a SquashFS file, an OCI"
+    " layout or an archive of one (PATH[:TAG]; unpacked into storage at the first run). The host's"
     " /dev, /proc, /sys, /tmp and network names are there; everything else is the image's, and"
     " read-only unless -w or -W is given."
 )
@@ -102,7 +103,8 @@ def ch_run(argv: list[str], env: dict[str, str], frame: Frame) -> int:
     try:
         start(parsed, command, env, log)
     except CommandMissing as error:
-        log.error(printable(str(error)), printable(error.hint))
+        if parsed.count("quiet") < 3:  # it is the caller's command that failed
+            log.error(printable(str(error)), printable(error.hint))
         return NO_COMMAND
 
 

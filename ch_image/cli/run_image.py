@@ -156,13 +156,19 @@ def no_overlay(error: OSError) -> SandboxError:
 
 def find(name: str, parsed: Parsed, env: Mapping[str, str], log: Log) -> Guest:
     """The image called ``name``: in storage, else a path. Raises ChError."""
+    _check_write_fake(parsed)
     is_directory = os.path.isdir(name)
-    stored = _in_storage(name, storage_path(parsed.text("storage"), env), env)
+    stored = _in_storage(name, storage_path(parsed, env), env)
     if stored is not None:
         if is_directory:
             log.warning(f"{printable(name, 200)} is in storage and a directory: taking storage")
         return stored
-    if is_directory:
+    if parsed.has("mount"):
+        if not parsed.text("mount"):
+            raise ChError("--mount: the mount point can't be the empty string")
+        if not os.path.isfile(name):
+            log.warning("--mount is for SquashFS files only: ignored")
+    if is_directory and not os.path.isfile(f"{name}/oci-layout"):
         return DirectoryGuest(name)
     if os.path.isfile(name):
         with open(name, "rb") as file:
@@ -171,14 +177,40 @@ def find(name: str, parsed: Parsed, env: Mapping[str, str], log: Log) -> Guest:
             from ch_image.cli.run_squash import SquashGuest
 
             return SquashGuest(name, parsed.text("mount"), env.get("PATH", ""))
-        raise ChError(
-            f"{printable(name, 300)} is no image that is known",
-            hint="ch-image import it, or unpack it to a directory, and run that",
-        )
+    path = name if os.path.lexists(name) else name.partition(":")[0]
+    if path and os.path.exists(path):
+        return _layered(name, path, parsed, env)
     raise NotFound(
         f"can't find image: {printable(name, 300)}",
         hint="ch-image list shows those in storage; or name a directory",
     )
+
+
+def _layered(name: str, path: str, parsed: Parsed, env: Mapping[str, str]) -> Guest:
+    """An OCI layout, or an archive of one or of docker save; ``name`` is ``path[:TAG]``."""
+    from ch_image.formats.recognise import recognise
+
+    kind = recognise(path)
+    if kind not in ("oci", "oci-archive", "docker-archive"):
+        raise ChError(
+            f"{printable(name, 300)} is no image that is known",
+            hint="ch-image import it, or unpack it to a directory, and run that",
+        )
+    from ch_image.cli.run_layout import layout_guest
+
+    storage = storage_path(parsed, env)
+    return layout_guest(kind, name, storage, env, parsed.count("verbose"))
+
+
+def _check_write_fake(parsed: Parsed) -> None:
+    """Refuse a SIZE that tmpfs(5) would not understand. Raises ChError."""
+    size = parsed.text("write-fake", "12%")
+    number = size[:-1] if size[-1:] in "%kKmMgGtTpPeE" else size
+    if not (number.isascii() and number.isdigit()):
+        raise ChError(
+            f"--write-fake: no size: '{printable(size, 60)}'",
+            hint="write a number of bytes, or with k, m, g, or % of the memory: --write-fake=2g",
+        )
 
 
 def _in_storage(name: str, path: str, env: Mapping[str, str]) -> StoredGuest | None:
@@ -211,14 +243,14 @@ def _look_up(name: str, path: str, env: Mapping[str, str], memo: Memo) -> Stored
     variables = [item for item in image.config.config.env if "=" in item]
     guest = StoredGuest(path, [], variables)
     if len(image.layers) > PLAIN:
-        guest.later = lambda: _trees(storage, image.layers)
+        guest.later = lambda: trees_of(storage, image.layers)
     else:
-        guest.trees = _trees(storage, image.layers)
+        guest.trees = trees_of(storage, image.layers)
         memo.keep(f"images/{ref.file_name}", guest.trees, variables)
     return guest
 
 
-def _trees(storage: Storage, chain: Chain) -> list[str]:
+def trees_of(storage: Storage, chain: Chain) -> list[str]:
     """Few trees that give the same as ``chain``; made where there are too many."""
     from ch_image.storage.snapshots.merge import Merger
 

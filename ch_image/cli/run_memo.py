@@ -38,7 +38,7 @@ class Memo:
                 return None
             words = _read(self._file)
             identity, record, count = words[0], words[1], int(words[2])
-            if words[-1] != "end" or identity != _identity(f"{self._path}/{record}"):
+            if words[-1] != "end" or identity != _identity(os.path.join(self._path, record)):
                 return None
             trees = words[3 : 3 + count]
             if not all(os.path.isdir(f"{self._path}/{tree}") for tree in trees):
@@ -51,11 +51,13 @@ class Memo:
         return _read(f"{self._path}/version")[0].strip() == _FORMAT
 
     def keep(self, record: str, trees: list[str], variables: list[str]) -> None:
-        """Note what was read of ``record``; what cannot be noted is read again next time."""
+        """Note what was read of ``record``, a file in storage or an absolute path; what cannot be
+        noted is read again next time.
+        """
         if not self._file:
             return
         try:
-            identity = _identity(f"{self._path}/{record}")
+            identity = _identity(os.path.join(self._path, record))
             words = [identity, record, str(len(trees)), *trees, *variables, "end"]
             os.makedirs(os.path.dirname(self._file), 0o700, exist_ok=True)
             staged = f"{self._path}/running/.{os.getpid()}"
@@ -80,3 +82,17 @@ def _read(path: str) -> list[str]:
         return os.fsdecode(os.read(fd, _MAX)).split("\0")
     finally:
         os.close(fd)
+
+
+def disagrees(file: str, path: str, said: Mapping[str, tuple[list[str], list[str]]]) -> bool:
+    """Whether a memo of the storage at ``path`` would be believed and says something else than
+    the records do: ``said`` has the trees and variables of each.
+    """
+    try:
+        words = _read(file)
+        identity, record, count = words[0], words[1], int(words[2])
+        if words[-1] != "end" or identity != _identity(os.path.join(path, record)):
+            return False  # nobody believes it
+        return said.get(record) != (words[3 : 3 + count], words[3 + count : -1])
+    except (OSError, ValueError, IndexError):
+        return False

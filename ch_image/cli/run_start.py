@@ -10,14 +10,14 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
 import os
 
-from ch_image.cli.environment import user_name
 from ch_image.cli.run_env import adjusted, edited
+from ch_image.cli.run_host import binds, furniture, home_inside, settled
 from ch_image.cli.run_image import find
 from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
 from ch_image.sandbox.furnish import furnish
-from ch_image.sandbox.mounts import Bind, File, Link, Operation, Root, Tmpfs, fd_path
+from ch_image.sandbox.mounts import Bind, Link
 from ch_image.sandbox.plan import Plan
 
 TYPE_CHECKING = False
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from ch_image.cli.options import Parsed
     from ch_image.cli.run_join import Group
 
-# Of the host, where there is such a thing: names of machines, and what Crays need.
-_OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
-_CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
 _SEARCH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 _MAX_ENVIRONMENT = 4 << 20  # bytes of a file of variables
 # Stands among the edits where --set-env asks for the image's variables, not known yet.
@@ -44,8 +41,8 @@ class CommandMissing(ChError):
 
 def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log) -> NoReturn:
     """Become ``command`` in the image. Raises ChError, OSError."""
-    uid = identity("--uid", parsed.text("uid"), os.getuid())
-    gid = identity("--gid", parsed.text("gid"), os.getgid())
+    uid = identity("--uid", parsed, os.getuid())
+    gid = identity("--gid", parsed, os.getgid())
     operations = binds(parsed.texts("bind"))
     edits = environment_edits(parsed)
     guest = find(parsed.words[0], parsed, host, log)
@@ -65,21 +62,23 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
         userns.enter()
         size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
         plan.root = guest.mount(size, writable=writing)
-        wanted = [*_furniture(parsed, host, uid, gid), *operations, *extras.binds]
+        wanted = [*furniture(parsed, host, uid, gid, say), *operations, *extras.binds]
         plan.operations = [*extras.links, *settled(plan.root, wanted)]  # links in the image alone
     own = []
     if _IMAGES_OWN in edits:
         own = [("set", guest.environment(plan.root), "/ch/environment")]
     plan.env = edited(
-        extras.known(adjusted(host, _home(parsed, plan.root.rstrip("/"), host))),
+        extras.known(adjusted(host, home_inside(parsed, plan.root.rstrip("/"), host))),
         [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
+        say,
     )
     if "PATH" not in host:
-        say("warning: $PATH not set")
+        log.warning("$PATH not set")
     plan.cwd = parsed.text("cd", "/")
     if peer is None or peer.is_first:
         if parsed.count("verbose"):
-            log.line("plan: " + " ".join(map(printable, Plan.words(plan))))
+            # Without the caller's environment, which may hold what is for no log.
+            log.line("plan: " + " ".join(map(printable, plan.words(env=False))))
         _furnish(plan, writable=writing or bool(size))
         _take_identity(uid, gid)
     if peer is not None:
@@ -161,27 +160,14 @@ def _fakes(parsed: Parsed) -> bool:
     return parsed.has("write-fake") or parsed.has("home")
 
 
-def identity(option: str, text: str, default: int) -> int:
+def identity(option: str, parsed: Parsed, default: int) -> int:
     """A user or group number. Raises UsageError."""
-    if not text:
+    if not parsed.has(option[2:]):
         return default
-    if not (text.isascii() and text.isdigit() and int(text) < 0xFFFFFFFF):
+    text = parsed.text(option[2:])
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) < 0xFFFFFFFF):
         raise UsageError(f"{option} takes a number, not '{printable(text, 60)}'")
     return int(text)
-
-
-def binds(texts: tuple[str, ...]) -> list[Bind]:
-    """``SRC[:DST]`` as mounts; the destination is the source's path unless given."""
-    out = []
-    for text in texts:
-        source, _, target = text.partition(":")
-        if not source:
-            raise UsageError(f"--bind: no source: '{printable(text, 200)}'")
-        if not os.path.exists(source):
-            raise ChError(f"can't bind: source not found: {printable(source, 300)}")
-        target = target or os.path.abspath(source)
-        out.append(Bind(os.path.abspath(source), target if target[0] == "/" else f"/{target}"))
-    return out
 
 
 def environment_edits(parsed: Parsed) -> list[tuple[str, list[str], str]]:
@@ -209,106 +195,6 @@ def _read_variables(path: str, nul: bool) -> list[str]:
     except OSError as error:
         raise ChError(f"can't open: {printable(path, 300)}: {error.strerror}") from None
     return [os.fsdecode(line) for line in data.split(b"\0" if nul else b"\n")]
-
-
-def _home(parsed: Parsed, root: str, host: Mapping[str, str]) -> str:
-    if parsed.has("home"):
-        return f"/home/{user_name(host)}"
-    return "/root" if os.path.isdir(f"{root}/root") else "/"
-
-
-def _furniture(
-    parsed: Parsed, host: Mapping[str, str], uid: int, gid: int
-) -> list[Bind | File | Tmpfs]:
-    """What every container gets from the host; files first, so that no directory covers them."""
-    out: list[Bind | File | Tmpfs] = []
-    out += [Bind(path, path) for path in _OPTIONAL if os.path.exists(path)]
-    if not parsed.has("no-passwd"):
-        out.append(File("/etc/passwd", passwd(uid, gid, host)))
-        out.append(File("/etc/group", group(gid)))
-    out += [Bind(path, path) for path in ("/dev", "/proc", "/sys")]
-    out += [Bind(source, target) for source, target in _CRAY if os.path.exists(source)]
-    if parsed.has("private-tmp"):
-        out.append(Tmpfs("/tmp", "mode=1777"))
-    else:
-        out.append(Bind(host.get("TMPDIR") or "/tmp", "/tmp"))
-    if parsed.has("home"):
-        home = host.get("HOME", "")
-        if not os.path.isdir(home):
-            raise ChError("--home: HOME names no directory")
-        out.append(Bind(home, f"/home/{user_name(host)}"))
-    return out
-
-
-def settled(root: str, operations: list[Bind | File | Tmpfs]) -> list[Operation]:
-    """``operations`` with their targets resolved, and made, in the image alone.
-
-    So no link of the image can lead a mount point, or its making, into a directory of the host
-    that is mounted before it. Raises ChError for a target that would have to be made there.
-    """
-    bare = Root(root)
-    prefix = len(os.path.realpath(root).rstrip("/"))
-    mounted: list[tuple[str, str]] = []
-    out: list[Operation] = []
-    for operation in operations:
-        source = operation.source if isinstance(operation, Bind) else ""
-        is_directory = os.path.isdir(source) if source else isinstance(operation, Tmpfs)
-        try:
-            fd = bare.target(operation.target, is_directory)
-        except OSError as error:
-            if source in _OPTIONAL:
-                continue
-            target = printable(operation.target, 300)
-            raise ChError(f"can't bind: destination {target}: {error.strerror}") from None
-        operation.target = os.readlink(fd_path(fd))[prefix:] or "/"
-        os.close(fd)
-        _refuse_foreign(operation.target, mounted)
-        if is_directory:
-            mounted.append((operation.target, source))
-        out.append(operation)
-    os.close(bare.fd)
-    return out
-
-
-def _refuse_foreign(target: str, mounted: list[tuple[str, str]]) -> None:
-    for above, source in reversed(mounted):
-        if target.startswith(f"{above.rstrip('/')}/"):
-            if source and not os.path.lexists(source + target[len(above.rstrip("/")) :]):
-                raise ChError(
-                    f"can't bind: destination not found: {printable(target, 300)}",
-                    hint=f"{above} is the host's {source}; nothing is made in there",
-                )
-            return
-
-
-def passwd(uid: int, gid: int, host: Mapping[str, str]) -> str:
-    """/etc/passwd with root, nobody, and the user as the host knows it."""
-    lines = ["root:x:0:0:root:/root:/bin/sh", "nobody:x:65534:65534:nobody:/:/bin/false"]
-    if uid not in (0, 65534):
-        name, about = user_name(host) if uid == os.getuid() else "charlie", ""
-        import pwd
-
-        try:
-            known = pwd.getpwuid(uid)
-            name, about = known.pw_name, known.pw_gecos
-        except KeyError:
-            pass
-        lines.append(f"{name}:x:{uid}:{gid}:{about.replace(':', ' ')}:/home/{name}:/bin/sh")
-    return "".join(line.replace("\n", " ") + "\n" for line in lines)
-
-
-def group(gid: int) -> str:
-    """/etc/group with root, nogroup, and the group as the host knows it."""
-    lines = ["root:x:0:", "nogroup:x:65534:"]
-    if gid not in (0, 65534):
-        import grp
-
-        try:
-            name = grp.getgrgid(gid).gr_name
-        except KeyError:
-            name = "charliegroup"
-        lines.append(f"{name}:x:{gid}:")
-    return "".join(line + "\n" for line in lines)
 
 
 def _furnish(plan: Plan, *, writable: bool) -> None:

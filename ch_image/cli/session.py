@@ -56,7 +56,7 @@ class Session:
         self.parsed, self.env, self.log = parsed, env, log
         self.words = parsed.words
         self.verbosity = verbosity(parsed, log)
-        self.storage_path = storage_path(parsed.text("storage"), env)
+        self.storage_path = storage_path(parsed, env)
         self.progress = "auto"
         self._console: Console | None = None
         self._storage: Storage | None = None

@@ -59,8 +59,8 @@ class Plan:
             flags |= NAMESPACES[name]
         return flags
 
-    def words(self) -> list[str]:
-        """The plan as command-line words."""
+    def words(self, *, env: bool = True) -> list[str]:
+        """The plan as command-line words; without ``env`` the variables are left out."""
         out = ["--root", self.root, "--unshare", ",".join(self.namespaces)]
         for operation in self.operations:
             out += operation.words()
@@ -73,7 +73,7 @@ class Plan:
             out += ["--owner", f"{uid}:{gid}", path]
         if not self.new_privileges:
             out.append("--no-new-privs")
-        for name, value in self.env.items():
+        for name, value in self.env.items() if env else ():
             out += ["--setenv", name, value]
         return [*out, "--chdir", self.cwd, "--", *self.argv]
 

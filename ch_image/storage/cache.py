@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -96,6 +96,11 @@ class Cache:
         found = (self._read(f"{self._path}/{name}", name) for name in self._names())
         return [record for record in found if record]
 
+    def survey(self) -> Iterator[tuple[str, CacheRecord | None]]:
+        """Every record by its file name; None for one that cannot be read. Raises StorageError."""
+        for name in sorted(self._names()):
+            yield name, self._read(f"{self._path}/{name}", name)
+
     def remove(self, key: str) -> None:
         """Forget one record. Raises StorageError."""
         with faults("remove from the build cache"):
@@ -112,7 +117,7 @@ class Cache:
             if record is None or (record.layer is not None and record.layer not in keep):
                 self.remove(name)
                 gone += [record] if record else []
-        self._drop_dangling()
+        self.drop_dangling()
         return gone
 
     def reset(self) -> int:
@@ -121,10 +126,11 @@ class Cache:
         with faults("reset the build cache"):
             for name in names:
                 remove_file(f"{self._path}/{name}")
-        self._drop_dangling()
+        self.drop_dangling()
         return len(names)
 
-    def _drop_dangling(self) -> None:
+    def drop_dangling(self) -> None:
+        """Forget which record was the newest of a parent, where that record is gone."""
         with faults("clean the build cache"):
             for name in os.listdir(f"{self._path}/.parents"):
                 if self.by_parent(name) is None:

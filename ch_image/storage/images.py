@@ -6,7 +6,7 @@ Listing and deleting need no record to be whole. What an image's layers hold is 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -163,6 +163,16 @@ class Images:
                 error.hint = f"delete it first: ch-image delete {summary.name}"
                 raise
         return tuple(found)
+
+    def survey(self, *, deleted: bool = False) -> Iterator[tuple[str, Image | Damaged]]:
+        """Every record by its file name, a damaged one as what is wrong. Raises StorageError."""
+        path = self._deleted if deleted else self._path
+        for summary in self._list(path):
+            with suppress(FileNotFoundError):
+                try:
+                    yield summary.file, _read(f"{path}/{summary.file}", None)
+                except Damaged as error:
+                    yield summary.file, error
 
     def _unlink(self, name: str) -> bool:
         try:

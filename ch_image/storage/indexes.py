@@ -9,8 +9,9 @@ import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
-from ch_image.errors import ImageError, NotFound, StorageError
+from ch_image.errors import ImageError, NotFound, StorageError, printable
 from ch_image.storage.faults import faults
 
 if TYPE_CHECKING:
@@ -40,17 +41,25 @@ class Indexes:
     def get(self, ref: ImageRef) -> list[Entry]:
         """The images of an index. Raises NotFound, StorageError."""
         try:
-            with open(f"{self._path}/{ref.file_name}", "rb") as file:
-                rows = json.loads(file.read(_MAX))
-            return [_entry(*row) for row in rows]
+            return self.read(ref.file_name, str(ref))
         except FileNotFoundError:
             raise NotFound(
                 f"no index {ref}", hint=f"make it: ch-image manifest create {ref}"
             ) from None
+
+    def read(self, name: str, shown: str = "") -> list[Entry]:
+        """The images of the index whose record is called ``name``. Raises FileNotFoundError,
+        StorageError.
+        """
+        try:
+            with open(f"{self._path}/{name}", "rb") as file:
+                rows = json.loads(file.read(_MAX))
+            return [_entry(*row) for row in rows]
         except (ValueError, TypeError, IndexError):
+            shown = shown or printable(unquote(name), 300)
             raise StorageError(
-                f"the record of index {ref} is damaged",
-                hint=f"make it again: ch-image manifest create {ref}",
+                f"the record of index {shown} is damaged",
+                hint=f"make it again: ch-image manifest rm {shown}; manifest create {shown}",
             ) from None
 
     def put(self, ref: ImageRef, entries: list[Entry], *, new: bool = False) -> None:

@@ -173,6 +173,21 @@ class Layers:
                 return
         remove(doomed)
 
+    def replace(self, record: LayerRecord, staged: str) -> None:
+        """Put the directory ``staged`` in the place of a damaged or missing layer.
+
+        The caller holds the exclusive lock. Raises StorageError.
+        """
+        self.remove(record.id)
+        self.publish(
+            staged,
+            diff_id=record.diff_id,
+            blob=record.blob,
+            owners=record.owners,
+            lower=record.lower,
+            layer=record.id,
+        )
+
     def forget(self, diff_id: DiffId) -> None:
         """Drop the list of layers with that diff ID."""
         with suppress(OSError):

@@ -38,7 +38,7 @@ USAGE = {
     "a command that is a directory": (["{image}", "--", "/etc"], 49, "/etc"),
     "an absent directory": (["-c", "/nosuch", "{image}", "--", "true"], 31, "/nosuch"),
     "an absent bind": (["-b", "/nosuch:/mnt", "{image}", "--", "true"], 31, "/nosuch"),
-    "a bind without source": (["-b", ":/mnt", "{image}", "--", "true"], 64, "--bind"),
+    "a bind without source": (["-b", ":/mnt", "{image}", "--", "true"], 31, "--bind"),
     "a user that is no number": (["-u", "root", "{image}", "--", "true"], 64, "--uid"),
     "a group that is no number": (["-g", "-1", "{image}", "--", "true"], 64, "--gid"),
     "an absent file of variables": (["--set-env=nosuch", "{image}", "--", "true"], 31, "nosuch"),
@@ -46,7 +46,7 @@ USAGE = {
     "an empty pattern": (["--unset-env=", "{image}", "--", "true"], 31, "--unset-env"),
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
-    "a bad size": (["-W=much", "{image}", "--", "true"], 31, ""),
+    "a bad size": (["-W=much", "{image}", "--", "true"], 31, "--write-fake: no size"),
 }
 
 
