@@ -137,7 +137,7 @@ BAD: dict[str, list[tuple[str, int, str]]] = {
     "uid": [("-u root", 64, "a number"), ("--uid=", 64, "a number"), ("--uid=1.5", 64, "a number")],
     "unset-env": [("--unset-env", 64, "needs a value"), ("--unset-env=", 31, "empty")],
     "verbose": [("--verbose=9", 64, "takes no value")],
-    "write": [("-w={t}", 64, "")],
+    "write": [("--write=x", 64, "takes no value")],
     "write-fake": [("-W=", 31, "no size"), ("-W=much", 31, "no size"), ("-W=-1", 31, "no size"),
                    ("--write-fake=1x", 31, "no size"), ("--write-fake=%", 31, "no size")],
     "debug": [("--debug=1", 64, "takes no value")],
