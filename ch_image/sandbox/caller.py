@@ -5,18 +5,22 @@ All of it happens in the supervisor's /proc (see procfs): paths that name a proc
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
 import struct
 
+from ch_image.sandbox import procfs
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.identity import UNSET
 
 _VALID = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 AT_FDCWD = 0xFFFFFF9C
 _OWN_PATHS = (b"/proc/self", b"/proc/thread-self", b"/dev/fd/", b"/dev/std")
+_SO_PEERCRED, _CREDENTIALS = 17, struct.Struct("<iII")
 _FLAGS = os.O_PATH | os.O_CLOEXEC
+_LONG = 4000  # bytes of a path that leave room for a prefix below PATH_MAX
 _STANDARD = {b"in": b"0", b"out": b"1", b"err": b"2"}
 
 
@@ -90,6 +94,19 @@ class Call:
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
+    def peer(self) -> tuple[int, int, int]:
+        """(process, user, group) at the other end of the socket that is the first argument."""
+        pidfd = kernel.pidfd_open(procfs.process_of(self.pid))
+        try:
+            fd = kernel.pidfd_getfd(pidfd, self.args[0] & 0xFFFFFFFF)
+        finally:
+            os.close(pidfd)
+        socket = _socket.socket(fileno=fd)
+        try:
+            return _CREDENTIALS.unpack(socket.getsockopt(1, _SO_PEERCRED, _CREDENTIALS.size))
+        finally:
+            socket.close()
+
     def place(self, base: int, path: bytes) -> bytes:
         """A path that means to us what ``path`` means to the caller, while roots are plain."""
         if path.startswith(b"/"):
@@ -98,25 +115,39 @@ class Call:
             return b"%d/cwd/%s" % (self.pid, path)
         return b"%d/fd/%d/%s" % (self.pid, base & 0xFFFFFFFF, path)
 
-    def locate(self, base: int, path: bytes, follow: bool) -> int:
-        """A descriptor of what ``path`` means to the caller."""
+    def locate(self, base: int, path: bytes, follow: bool, resolve: int = 0) -> int:
+        """A descriptor of what ``path`` means to the caller. ``resolve`` is that of openat2."""
         if not path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         flags = _FLAGS | (0 if follow else os.O_NOFOLLOW)
+        if resolve:
+            return self._resolved(base, path, flags, resolve)
         if self.plain or path.startswith(_OWN_PATHS):
-            return os.open(self.place(base, path), flags)
+            return self._open(base, path, flags)
         root = os.open(f"{self.pid}/root", _FLAGS)
         try:
             within = path if path.startswith(b"/") else self._from_root(base, path)
             if within is None:
-                return os.open(self.place(base, path), flags)
+                return self._open(base, path, flags)
             return kernel.openat2(root, within, flags, 0, kernel.RESOLVE_IN_ROOT)
         except OSError as error:
             if error.errno != errno.EXDEV:  # a link in /proc, which has no place in a root
                 raise
-            return os.open(self.place(base, path), flags)
+            return self._open(base, path, flags)
         finally:
             os.close(root)
+
+    def _open(self, base: int, path: bytes, flags: int) -> int:
+        if path.startswith(b"/") or len(path) < _LONG:
+            return os.open(self.place(base, path), flags)
+        return self._resolved(base, path, flags, 0)  # with ours before it, it would be too long
+
+    def _resolved(self, base: int, path: bytes, flags: int, resolve: int) -> int:
+        directory = self.base(base)
+        try:
+            return kernel.openat2(directory, path, flags, 0, resolve)
+        finally:
+            os.close(directory)
 
     def _from_root(self, base: int, path: bytes) -> bytes | None:
         """A relative path as one from the caller's root; None when its root is ours."""
@@ -134,12 +165,12 @@ class Call:
             return os.open(f"{self.pid}/cwd", _FLAGS)
         return self.descriptor(base)
 
-    def parent(self, base: int, address: int) -> tuple[int, bytes]:
+    def parent(self, base: int, address: int, resolve: int = 0) -> tuple[int, bytes]:
         """The directory a new file is to be made in, and the file's name there."""
         above, name = split(self.string(address))
         if above is None:
             return self.base(base), name
-        return self.locate(base, above, True), name
+        return self.locate(base, above, True, resolve), name
 
 
 def split(path: bytes) -> tuple[bytes | None, bytes]:

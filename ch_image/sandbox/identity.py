@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from ch_image.sandbox import procfs
 from ch_image.sandbox import syscalls as kernel
 
 EPERM, EINVAL = 1, 22
@@ -97,6 +98,10 @@ class Identities:
             self._give_back()
         return self._by_index.get(_read_filter(str(pid)), self._by_index[self._default])
 
+    def only_root(self) -> bool:
+        """Whether nobody but root has been seen yet."""
+        return len(self._by_index) == 1 and self._by_index[self._default].is_root
+
     def change(self, pid: int, new: Ids) -> bool:
         """Give ``pid`` an identity; False when it cannot be marked (then it keeps the old)."""
         index = self._index.get(new.key())
@@ -111,7 +116,7 @@ class Identities:
 
     def _lend(self, pid: int) -> None:
         """The child of a vfork has its parent's memory, and so its mark, until it execs."""
-        parent = _parent(pid)
+        parent = procfs.parent_of(pid)
         if parent > 1 and parent not in self._lent and kernel.same_memory(pid, parent):
             self._lent[parent] = pid, _read_filter(str(parent))
 
@@ -121,19 +126,6 @@ class Identities:
             if not kernel.same_memory(child, parent):
                 del self._lent[parent]
                 _write_filter(str(parent), index)
-
-
-def _parent(pid: int) -> int:
-    """The parent of a process, 0 when it is the process of this very thread or unknown."""
-    try:
-        fd = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        _, found, rest = os.read(fd, 512).partition(b"\nPPid:\t")
-    finally:
-        os.close(fd)
-    return int(rest.split(b"\n", 1)[0]) if found else 0
 
 
 def _read_filter(pid: str) -> int:

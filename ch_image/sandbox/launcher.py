@@ -16,6 +16,7 @@ from ch_image.errors import SandboxError
 from ch_image.sandbox.plan import Plan
 from ch_image.sandbox.server import pack
 
+_LIMIT = 1 << 24  # bytes of a report; 200,000 links with owners take less
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from ch_image.sandbox.server import serve; "
 
 
@@ -45,11 +46,16 @@ class Container:
     def read_some(self) -> bool:
         """Take in what there is of the result; True when the container has ended."""
         chunk = os.read(self.reader, 1 << 16)
-        self._data += chunk
+        if len(self._data) < _LIMIT:  # a RUN can write there too
+            self._data += chunk
         return not chunk
 
     def result(self) -> Result:
         """What was read, understood."""
+        if len(self._data) >= _LIMIT:
+            result = Result()
+            result.problem = SandboxError("the container's report is too long")
+            return result
         return _parse([os.fsdecode(word) for word in bytes(self._data).split(b"\0")], self._plan)
 
     def wait(self) -> Result:
@@ -120,7 +126,7 @@ def _parse(words: list[str], plan: Plan) -> Result:
     kind = take()
     try:
         if kind == "exit":
-            result.code = int(take())
+            result.code = _number(take(), 256, -256)
         elif kind == "failed":
             result.problem = _cannot_start(int(take()), take(), plan)
         elif kind == "error":
@@ -138,16 +144,25 @@ def _detail(result: Result, kind: str, rest: list[str]) -> None:
     take = rest.pop
     if kind == "made":
         while rest and rest[-1].startswith("/"):
-            result.made.append((take(), int(take())))
+            result.made.append((take(), _number(take(), 1 << 63)))
     elif kind == "count":
-        result.notifications = int(take())
+        result.notifications = _number(take(), 1 << 63)
     elif kind == "lost":
         result.lost = take()
     elif kind == "owner":
-        path = take()
-        result.owners[path.lstrip("/")] = int(take()), int(take())
+        path, uid, gid = take().lstrip("/"), take(), take()
+        if not path or ".." in path.split("/"):
+            raise ValueError(path)
+        result.owners[path] = _number(uid, 1 << 32), _number(gid, 1 << 32)
     else:
         raise ValueError(kind)
+
+
+def _number(text: str, limit: int, least: int = 0) -> int:
+    number = int(text)
+    if not least <= number < limit:
+        raise ValueError(text)
+    return number
 
 
 def _cannot_start(number: int, about: str, plan: Plan) -> SandboxError:

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import os
 
-from ch_image.sandbox import records
+from ch_image.sandbox import procfs, records, view
 from ch_image.sandbox.procfs import of_fd
 
+_RESERVED = 64  # descriptors for all else that the supervisor does
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 Owner = tuple[int, int, str]  # uid, gid, type (see records) or ""
 
 
 class Mark:
-    """The owner of one file that carries no record. ``fd`` is -1 where there was no room."""
+    """The owner of one file that carries no record.
 
-    __slots__ = ("fd", "gid", "path", "uid")
+    ``fd`` is -1 where no more descriptors may be had: then ``path`` is where it was, and ``born``
+    when it was made tells it from others that get its inode number.
+    """
 
-    def __init__(self, fd: int, uid: int, gid: int, path: str = "") -> None:
-        self.fd, self.uid, self.gid, self.path = fd, uid, gid, path
+    __slots__ = ("born", "fd", "gid", "path", "uid")
+
+    def __init__(self, fd: int, uid: int, gid: int, path: str = "", born: bytes = b"") -> None:
+        self.fd, self.uid, self.gid, self.path, self.born = fd, uid, gid, path, born
 
 
 class Ledger:
@@ -33,6 +38,7 @@ class Ledger:
         self.lost = ""  # why an owner could not be recorded, the first time
         self._marks: dict[tuple[int, int], Mark] = {}
         self._links: list[tuple[int, bytes, Mark]] = []  # names that may be a mark's too
+        self._room = procfs.descriptors() - _RESERVED
 
     def __bool__(self) -> bool:
         """Whether there are any marks."""
@@ -41,27 +47,38 @@ class Ledger:
     def know(self, owners: list[tuple[str, int, int]]) -> None:
         """Take over the marks of the layers below: (path, uid, gid)."""
         for path, uid, gid in owners:
-            full = "/" + path.lstrip("/")
             try:
-                fd = os.open(full, _PATH)
-            except OSError:  # no such file (any more), or too many: then only its path is known
-                try:
-                    status = os.lstat(full)
-                except OSError:
-                    continue
-                self._marks[status.st_dev, status.st_ino] = Mark(-1, uid, gid, full)
+                fd = os.open("/" + path.lstrip("/"), _PATH)
+            except OSError:  # no such file (any more)
                 continue
-            status = os.fstat(fd)
-            if records.can_carry(status.st_mode):
+            try:
+                status = os.fstat(fd)
+                if not records.can_carry(status.st_mode):
+                    self._mark(fd, status, uid, gid)
+            finally:
                 os.close(fd)
-            else:
-                self._marks[status.st_dev, status.st_ino] = Mark(fd, uid, gid, full)
+
+    def _mark(self, fd: int, status: os.stat_result, uid: int, gid: int) -> None:
+        if self._room > 0:
+            self._room -= 1
+            mark = Mark(os.dup(fd), uid, gid)
+        else:
+            mark = Mark(-1, uid, gid, os.readlink(of_fd(fd)), view.born(fd))
+        self._marks[status.st_dev, status.st_ino] = mark
+
+    def _of(self, fd: int, status: os.stat_result) -> Mark | None:
+        """The mark of the file at ``fd``."""
+        mark = self._marks.get((status.st_dev, status.st_ino))
+        if mark is not None and mark.fd < 0 and mark.born != view.born(fd):
+            del self._marks[status.st_dev, status.st_ino]
+            return None
+        return mark
 
     def owner(self, fd: int, status: os.stat_result) -> Owner:
         """The owner of the file at ``fd`` (O_PATH), and the type that its record gives it."""
         if records.can_carry(status.st_mode):
             return records.owner_of(of_fd(fd))
-        mark = self._marks.get((status.st_dev, status.st_ino))
+        mark = self._of(fd, status)
         return (mark.uid, mark.gid, "") if mark else (0, 0, "")
 
     def give(self, fd: int, status: os.stat_result, uid: int, gid: int, kind: str = "") -> None:
@@ -69,12 +86,11 @@ class Ledger:
         if records.can_carry(status.st_mode):
             self._record(of_fd(fd), uid, gid, status.st_mode, kind)
             return
-        key = status.st_dev, status.st_ino
-        mark = self._marks.get(key)
+        mark = self._of(fd, status)
         if mark is not None:
             mark.uid, mark.gid = uid, gid
         elif (uid, gid) != (0, 0):
-            self._marks[key] = Mark(os.dup(fd), uid, gid)
+            self._mark(fd, status, uid, gid)
 
     def _record(self, path: str, uid: int, gid: int, mode: int, kind: str) -> None:
         if kind.startswith(("char-", "block-")):
@@ -110,29 +126,46 @@ class Ledger:
     def linked(self, source: int, above: int, name: bytes) -> bool:
         """Whether a new name ``name`` in ``above`` (kept) may be one more of a mark's."""
         status = os.fstat(source)
-        mark = self._marks.get((status.st_dev, status.st_ino))
-        if mark is None or records.can_carry(status.st_mode):
+        mark = None if records.can_carry(status.st_mode) else self._of(source, status)
+        if mark is None or self._room <= 0:
             return False
+        self._room -= 1
         self._links.append((above, name, mark))
         return True
 
     def report(self) -> list[tuple[str, int, int]]:
         """(path, uid, gid) of what cannot carry a record, as it stands at the end."""
         out = {}
+        where = {}  # id of a mark -> (device, inode)
         for key, mark in self._marks.items():
-            path = os.readlink(of_fd(mark.fd)) if mark.fd >= 0 else mark.path
-            now = os.fstat(mark.fd).st_ino if mark.fd >= 0 else key[1]
-            if _inode(path) == now and path.startswith("/"):
+            where[id(mark)] = key
+            path = mark.path if mark.fd < 0 else self._path(mark.fd)
+            if _is(path, key, mark):
                 out[path] = mark.uid, mark.gid
         for above, name, mark in self._links:
-            path = f"{os.readlink(of_fd(above)).rstrip('/')}/{os.fsdecode(name)}"
-            if mark.fd >= 0 and _inode(path) == os.fstat(mark.fd).st_ino:
+            path = f"{self._path(above).rstrip('/')}/{os.fsdecode(name)}"
+            if _is(path, where.get(id(mark), (-1, -1)), mark):
                 out[path] = mark.uid, mark.gid
         return [(path, *owner) for path, owner in out.items() if owner != (0, 0)]
 
+    def _path(self, fd: int) -> str:
+        try:
+            return os.readlink(of_fd(fd))
+        except OSError as error:  # deeper than a path can say
+            self.lost = self.lost or f"{error.strerror}"
+            return ""
 
-def _inode(path: str) -> int:
+
+def _is(path: str, key: tuple[int, int], mark: Mark) -> bool:
+    """Whether the file of ``mark`` lies at ``path`` still."""
+    if not path.startswith("/"):
+        return False
     try:
-        return os.lstat(path).st_ino
+        fd = os.open(path, _PATH)
     except OSError:  # deleted since
-        return -1
+        return False
+    try:
+        status = os.fstat(fd)
+        return (status.st_dev, status.st_ino) == key and mark.born in (b"", view.born(fd))
+    finally:
+        os.close(fd)

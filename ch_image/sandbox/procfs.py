@@ -12,6 +12,7 @@ from ch_image.sandbox import syscalls as kernel
 
 _OPEN_TREE_CLONE = 1
 _RLIMIT_STACK = 3
+_RLIMIT_NOFILE = 7
 INFINITY = 0xFFFFFFFFFFFFFFFF
 
 
@@ -41,6 +42,28 @@ def of_fd(fd: int) -> str:
     return f"self/fd/{fd}"
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process, 0 when it is unknown."""
+    return _number(pid, b"\nPPid:\t")
+
+
+def process_of(thread: int) -> int:
+    """The process that a thread belongs to, 0 when it is unknown."""
+    return _number(thread, b"\nTgid:\t")
+
+
+def _number(pid: int, field: bytes) -> int:
+    try:
+        fd = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        _, found, rest = os.read(fd, 512).partition(field)
+    finally:
+        os.close(fd)
+    return int(rest.split(b"\n", 1)[0]) if found else 0
+
+
 def stack_limit(pid: int) -> tuple[int, int]:
     """(soft, hard) RLIMIT_STACK of a process, in bytes."""
     old = bytearray(16)
@@ -52,3 +75,12 @@ def set_stack_limit(pid: int, soft: int, hard: int) -> None:
     """Change them."""
     new = soft.to_bytes(8, "little") + hard.to_bytes(8, "little")
     kernel.prlimit(pid, _RLIMIT_STACK, new, None)
+
+
+def descriptors() -> int:
+    """How many descriptors this process may have; the soft limit goes up to the hard one."""
+    old = bytearray(16)
+    kernel.prlimit(0, _RLIMIT_NOFILE, None, old)
+    hard = int.from_bytes(old[8:], "little")
+    kernel.prlimit(0, _RLIMIT_NOFILE, bytes(old[8:]) * 2, None)
+    return min(hard, 1 << 20)

@@ -35,7 +35,7 @@ X86_64 = {
     "prctl": 157, "statx": 332, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262,
     "link": 86, "linkat": 265, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190,
     "mount": 165, "umount2": 166, "chroot": 161, "pivot_root": 155, "setns": 308,
-    "move_mount": 429,
+    "move_mount": 429, "getsockopt": 55,
 }  # fmt: skip
 _IA32 = {
     "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
@@ -53,12 +53,12 @@ _IA32 = {
 # pivot_root has another number on ARM.
 I386 = _IA32 | {
     "openat": 295, "mkdirat": 296, "mknodat": 297, "fchownat": 298, "symlinkat": 304,
-    "execveat": 358, "statx": 383, "linkat": 303, "setns": 346,
+    "execveat": 358, "statx": 383, "linkat": 303, "setns": 346, "getsockopt": 365,
 }  # fmt: skip
 ARM = _IA32 | {
     "pivot_root": 218, "openat": 322, "mkdirat": 323, "mknodat": 324, "fchownat": 325,
     "symlinkat": 331,
-    "execveat": 387, "statx": 397, "linkat": 330, "setns": 375,
+    "execveat": 387, "statx": 397, "linkat": 330, "setns": 375, "getsockopt": 295,
 }  # fmt: skip
 AARCH64 = {
     "openat": 56, "mkdirat": 34, "symlinkat": 36, "mknodat": 33, "execve": 221, "execveat": 281,
@@ -66,25 +66,40 @@ AARCH64 = {
     "getresuid": 148, "getresgid": 150, "getgroups": 158, "setuid": 146, "setgid": 144,
     "setreuid": 145, "setregid": 143, "setresuid": 147, "setresgid": 149, "setfsuid": 151,
     "setfsgid": 152, "setgroups": 159, "capset": 91,
-    "prctl": 167, "statx": 291, "linkat": 37, "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7,
+    "prctl": 167, "statx": 291, "fstat": 80, "newfstatat": 79, "linkat": 37, "setxattr": 5,
+    "lsetxattr": 6, "fsetxattr": 7,
     "mount": 40, "umount2": 39, "chroot": 51, "pivot_root": 41, "setns": 268, "move_mount": 429,
+    "getsockopt": 209,
 }  # fmt: skip
 
+# These have one number everywhere.
+_COMMON = {"io_uring_setup": 425, "openat2": 437, "setxattrat": 463}
 _NATIVE = {
-    "x86_64": ((AUDIT_X86_64, X86_64), (AUDIT_I386, I386)),
-    "aarch64": ((AUDIT_AARCH64, AARCH64), (AUDIT_ARM, ARM)),
+    "x86_64": ((AUDIT_X86_64, X86_64 | _COMMON), (AUDIT_I386, I386 | _COMMON)),
+    "aarch64": ((AUDIT_AARCH64, AARCH64 | _COMMON), (AUDIT_ARM, ARM | _COMMON)),
 }
 
-_O_CREAT = 0o100
+_O_CREAT, _TMPFILE = 0o100, 0o20000000
 _PR_SET_KEEPCAPS = 8
-_FLAGS_ARGUMENT = {"open": 1, "openat": 2}
-_ALWAYS_FINE = ("capset",)
+_SO_PEERCRED = 17
+_EPERM = 1
+# (argument, instruction, operand) that must hold of a call for it to be asked about.
+_CONDITIONS = {
+    "open": (1, _JSET, _O_CREAT | _TMPFILE),
+    "openat": (2, _JSET, _O_CREAT | _TMPFILE),
+    "prctl": (0, _JEQ, _PR_SET_KEEPCAPS),
+    "getsockopt": (2, _JEQ, _SO_PEERCRED),
+}
+# What is answered by the filter itself. Without setxattrat, programs use setxattr.
+_ANSWERS = {"capset": 0, "setxattrat": _ENOSYS}
 # Asked about only in processes that the supervisor has marked, by the place of their libraries:
-# with an unlimited stack, the kernel maps them below these bounds (of the address's high word),
-# and far above without (mmap_base() in arch/x86/mm/mmap.c). Programs proper lie elsewhere.
+# with an unlimited stack, the kernel maps them upwards from a quarter (x86: a third) of the address
+# space, and without, downwards from its top (mmap_base() in arch/x86/mm/mmap.c, mm/util.c).
+# Programs proper lie elsewhere. The bounds are those of the address's high word.
 MARKED = ("stat", "fstat", "lstat", "newfstatat")
-_MARKED_LOW, _MARKED_HIGH = 0x100, 0x1600
 _INSTRUCTION_POINTER_HIGH = 12
+# Called so often that they come first.
+_FREQUENT = ("newfstatat", "openat", "fstat", "stat", "lstat", "open")
 # What is answered "done" where the kernel cannot ask us (no listener): owners are lost then.
 _QUIET = ("chown", "fchown", "lchown", "fchownat", "setuid", "setgid", "setreuid", "setregid",
           "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups")  # fmt: skip
@@ -108,46 +123,63 @@ def _argument(index: int) -> int:
     return 16 + 8 * index  # struct seccomp_data, low word on little-endian machines
 
 
-def _call(name: str, number: int, notify: bool) -> bytes:
+def _call(name: str, number: int, notify: bool, marked: tuple[int, int]) -> bytes:
     """The instructions for one call; each falls through when the number is another."""
-    if name in _ALWAYS_FINE:
-        return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
+    if name in _ANSWERS:
+        return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO | _ANSWERS[name])
     if not notify:
         if name.removesuffix("16") not in _QUIET:
             return b""
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
-    if name == "prctl":
-        return _when(number, _op(_LOAD, _argument(0)) + _op(_JEQ, _PR_SET_KEEPCAPS, 0, 1))
-    if name in MARKED:
-        place = _op(_LOAD, _INSTRUCTION_POINTER_HIGH) + _op(_JGE, _MARKED_HIGH, 2, 0)
-        verdicts = _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
-        return _op(_JEQ, number, 0, 5) + place + _op(_JGE, _MARKED_LOW, 0, 1) + verdicts
-    if name in _FLAGS_ARGUMENT:
-        flags = _op(_LOAD, _argument(_FLAGS_ARGUMENT[name]))
-        return _when(number, flags + _op(_JSET, _O_CREAT, 0, 1))
-    return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
-
-
-def _when(number: int, test: bytes) -> bytes:
-    """Notify of a call only when ``test``, two instructions on an argument, holds."""
     verdicts = _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
-    return _op(_JEQ, number, 0, 4) + test + verdicts
+    if name in MARKED:
+        place = _op(_LOAD, _INSTRUCTION_POINTER_HIGH) + _op(_JGE, marked[1], 2, 0)
+        return _op(_JEQ, number, 0, 5) + place + _op(_JGE, marked[0], 0, 1) + verdicts
+    if name in _CONDITIONS:
+        argument, test, operand = _CONDITIONS[name]
+        asked = _op(_LOAD, _argument(argument)) + _op(test, operand, 0, 1)
+        return _op(_JEQ, number, 0, 4) + asked + verdicts
+    return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
 
 
 def program(*, notify: bool = True, machine: str = "") -> bytes:
     """The filter; without ``notify`` it answers success itself and records nothing."""
     out = _op(_LOAD, _ARCH)
+    marked = marked_range(machine)
     for arch, table in abis(machine):
         block = _op(_LOAD, _NR)
         if arch == AUDIT_X86_64:
             block += _op(_JGE, _X32, 0, 1) + _op(_RETURN, RET_ERRNO | _ENOSYS)
-        for name, number in table.items():
-            block += _call(name, number, notify)
+        first = [name for name in _FREQUENT if name in table]
+        for name in (*first, *(name for name in table if name not in first)):
+            block += _call(name, table[name], notify, marked)
         block += _op(_RETURN, RET_ALLOW)
         out += _op(_JEQ, arch, 0, len(block) // 8) + block
     return out + _op(_RETURN, RET_ALLOW)
 
 
+def marked_range(machine: str = "", stack: int = 0) -> tuple[int, int]:
+    """Where the libraries of marked processes lie: high words, from and below.
+
+    ``stack`` is an address near the top of the address space, which has many sizes on ARM.
+    """
+    if (machine or os.uname().machine) != "aarch64":
+        return 0x100, 0x1600
+    size = 1 << ((stack or _own_stack()) >> 32).bit_length()
+    return size // 4, size * 3 // 8
+
+
+def _own_stack() -> int:
+    try:
+        fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0xFFFF << 32  # 48 bits are usual
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[25])  # startstack, proc(5)
+    finally:
+        os.close(fd)
+
+
 def marks_processes() -> bool:
     """Whether the filter can tell marked processes apart here."""
-    return os.uname().machine == "x86_64"
+    return os.uname().machine in _NATIVE

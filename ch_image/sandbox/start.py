@@ -45,6 +45,7 @@ def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     result = fds[3]
     kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
     try:
+        _close_what_is_not_ours(fds)
         root = furnish(plan)
     except OSError as error:
         about = f": {error.filename}" if error.filename else ""
@@ -74,13 +75,29 @@ def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     return 0
 
 
+def _close_what_is_not_ours(fds: tuple[int, int, int, int]) -> None:
+    """Keep nothing that a process of the container could fetch from us (pidfd_getfd(2)).
+
+    Least of all the server's socket, a terminal, or a directory outside.
+    """
+    kernel.keep_only(fds)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1):
+        if number not in fds:
+            os.dup2(null, number)
+    if 2 not in fds:
+        os.dup2(fds[2], 2)
+    os.close(null)
+
+
 def _report(status: int, supervisor: Supervisor | None, made: list[str]) -> list[str]:
     words = ["exit", str(os.waitstatus_to_exitcode(status)), "made", *made]
     if supervisor is not None:
         words += ["count", str(supervisor.count)]
+        owners = supervisor.ledger.report()
         if supervisor.ledger.lost:
             words += ["lost", supervisor.ledger.lost]
-        for path, uid, gid in supervisor.ledger.report():
+        for path, uid, gid in owners:
             words += ["owner", path, str(uid), str(gid)]
     return words
 
@@ -213,11 +230,13 @@ def install_filter(socket: _socket.socket) -> None:
     """Install the filter and send its listener away; without listener, the quiet filter."""
     program = seccomp.program()
     for flags in (
-        kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-        kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,  # before Linux 5.19
     ):
         try:
-            listener = kernel.seccomp_filter(program, flags)
+            listener = kernel.seccomp_filter(
+                program, kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | flags
+            )
         except OSError:
             continue
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener))

@@ -24,6 +24,7 @@ from ch_image.sandbox.seccomp import MARKED, names
 
 _RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP = 1
+_SOL_SOCKET = 1
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _NOTIFICATION = struct.Struct("<QIIiIQ6Q")
@@ -101,6 +102,8 @@ class Supervisor:
             return self._chown(call)
         if name in ("execve", "execveat"):
             return self._exec(call, self.identities.of(call.pid))
+        if name == "getsockopt":
+            return self._peer(call)
         if name.startswith("get"):
             return self._get(call)
         if name in ("link", "linkat"):
@@ -113,6 +116,9 @@ class Supervisor:
             return self._mounting.answer(call)
         if name.endswith("setxattr"):
             return self._setxattr(call)
+        if name == "io_uring_setup":
+            # Files made through a ring would be root's; programs do without (Docker refuses it).
+            return CONTINUE if self.identities.of(call.pid).is_root else (-errno.EPERM, 0)
         return self._set(call)
 
     # -- who a process is --
@@ -168,6 +174,24 @@ class Supervisor:
             return -errno.EFAULT, 0
         groups = struct.unpack(f"<{count}{'H' if call.narrow else 'I'}", data)
         self.identities.change(call.pid, ids.with_groups(tuple(sorted(groups))))
+        return DONE
+
+    def _peer(self, call: Call) -> Reply:
+        """SO_PEERCRED (unix(7)): who the other end of a socket believes to be."""
+        _, level, _, value, length = call.args[:5]
+        if level != _SOL_SOCKET or self.identities.only_root():
+            return CONTINUE
+        try:
+            pid, uid, _ = call.peer()
+            ids = self.identities.of(pid)
+            if uid or pid <= 0:  # from outside the container
+                return CONTINUE
+        except OSError:  # the kernel will say so itself
+            return CONTINUE
+        (room,) = struct.unpack("<I", call.peek(length, 4))
+        data = struct.pack("<iII", pid, ids.uids[1], ids.gids[1])[:room]
+        call.poke(value, data)
+        call.poke(length, struct.pack("<I", len(data)))
         return DONE
 
     def _exec(self, call: Call, ids: Ids) -> Reply:

@@ -77,6 +77,7 @@ PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_SPEC_ALLOW = 4
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
@@ -242,6 +243,16 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2), Linux 5.6: a duplicate of another process's descriptor."""
     return syscall(SYS_pidfd_getfd, pidfd, fd, 0)
+
+
+def keep_only(fds: tuple[int, ...]) -> None:
+    """Close every descriptor from 3 on but these."""
+    last = 2
+    for fd in sorted({fd for fd in fds if fd > 2}):
+        if fd > last + 1:
+            close_range(last + 1, fd - 1)
+        last = fd
+    close_range(last + 1)
 
 
 def prlimit(pid: int, resource: int, new: bytes | None, old: bytearray | None) -> None:

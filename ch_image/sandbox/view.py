@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 
 from ch_image.sandbox import syscalls as kernel
@@ -11,9 +12,11 @@ _AT_EMPTY_PATH = 0x1000
 _AT_STATX_SYNC_TYPE = 0x6000
 _DEVICES = {"char": 0o020000, "block": 0o060000}
 # struct statx of <linux/stat.h>: offsets of owner, mode (16 bits), device number (two words)
+_STATX_BTIME, _STATX_BORN = 0x800, 80
 _STATX_SIZE, _STATX_IDS, _STATX_MODE, _STATX_RDEV = 256, 20, 28, 128
-# struct stat of x86_64 (asm/stat.h): mode (32 bits), owner, device number (one word)
-_STAT_SIZE, _STAT_MODE, _STAT_IDS, _STAT_RDEV = 144, 24, 28, 40
+# struct stat (asm/stat.h): size, and offsets of mode (32 bits), owner, device number (one word)
+_LAYOUTS = {"x86_64": (144, 24, 28, 40), "aarch64": (128, 16, 24, 32)}
+_STAT_SIZE, _STAT_MODE, _STAT_IDS, _STAT_RDEV = _LAYOUTS.get(os.uname().machine, _LAYOUTS["x86_64"])
 
 
 def statx(fd: int, flags: int, mask: int, owner: tuple[int, int, str]) -> bytes:
@@ -31,8 +34,15 @@ def statx(fd: int, flags: int, mask: int, owner: tuple[int, int, str]) -> bytes:
     return bytes(data)
 
 
+def born(fd: int) -> bytes:
+    """When the file at ``fd`` was made, where its file system knows; to compare only."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    kernel.syscall(kernel.SYS_statx, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer)
+    return buffer.raw[_STATX_BORN : _STATX_BORN + 16]
+
+
 def stat(fd: int, owner: tuple[int, int, str]) -> bytes:
-    """The same for stat, lstat, fstat and newfstatat of x86_64."""
+    """The same for stat, lstat, fstat and newfstatat."""
     buffer = ctypes.create_string_buffer(_STAT_SIZE)
     kernel.syscall(kernel.SYS_fstatat, fd, b"", buffer, _AT_EMPTY_PATH)
     data = bytearray(buffer.raw)

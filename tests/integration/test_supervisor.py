@@ -11,65 +11,20 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import containers
 import pytest
 import world
+from containers import owner, plan_of, run
 
-from ch_image.sandbox import records
-from ch_image.sandbox.launcher import Launcher, Result
-from ch_image.sandbox.mounts import Bind, Dev, Proc
-from ch_image.sandbox.plan import Identity, Plan
+from ch_image.sandbox.launcher import Launcher
 
 pytestmark = pytest.mark.userns
-PYTHON = "/usr/bin/python3"
-PRELUDE = """
-import ctypes, os, signal, sys, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-"""
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    if not Path(PYTHON).exists():
-        world.lacking("Debian's python3 is not installed")
-    path = tmp_path / "root"
-    for name in ("usr", "proc", "dev", "work", "etc"):
-        (path / name).mkdir(parents=True)
-    for name in ("bin", "lib", "lib64", "sbin"):
-        (path / name).symlink_to(f"usr/{name}")
-    return path
-
-
-def plan_of(root: Path, script: str) -> Plan:
-    plan = Plan(str(root), [PYTHON, "-Ic", PRELUDE + script])
-    plan.operations = [Bind("/usr", "/usr", readonly=True), Proc(), Dev()]
-    plan.cwd = "/work"
-    plan.env = {"PATH": "/usr/bin"}
-    plan.identity = Identity(0, 0, (0,))
-    return plan
-
-
-def run(root: Path, script: str, seconds: float = 60) -> Result:
-    """The script's result, in a container of its own; it must end in time."""
-
-    def work() -> dict[str, Any]:
-        launcher = Launcher()
-        null = os.open("/dev/null", os.O_RDWR)
-        signal.alarm(int(seconds))  # a hang ends the test
-        started = launcher.launch(plan_of(root, script), null, 2, 2)
-        result = started.wait()
-        launcher.close()
-        assert result.problem is None, result.problem
-        return vars(result)
-
-    out = Result()
-    vars(out).update(world.in_namespace(work))
-    return out
-
-
-def owner(path: Path) -> tuple[int, int]:
-    return records.owner_of(str(path))[:2]
+    return containers.make_root(tmp_path / "root")
 
 
 def test_ten_thousand_chowns_of_eight_processes_are_all_recorded(root: Path) -> None:

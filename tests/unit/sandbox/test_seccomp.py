@@ -12,7 +12,7 @@ ALLOW, NOTIFY = seccomp.RET_ALLOW, seccomp.RET_USER_NOTIF
 DONE, NO_SUCH_CALL = seccomp.RET_ERRNO, seccomp.RET_ERRNO | 38
 
 
-USUAL, MARKED = 0x7F12_3456_7000, 0x1530_1234_5000  # addresses of a library, see seccomp.MARKED
+USUAL = 0x7F12_3456_7000  # the address of a library
 
 
 def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL) -> int:
@@ -38,20 +38,40 @@ def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL
     raise AssertionError("the program does not end")
 
 
-CREATE = 0o101
-ARG_OF_FLAGS = {"open": (0, CREATE), "openat": (0, 0, CREATE)}
+ASKED = {
+    "prctl": (8, 1), "open": (0, 0o101), "openat": (0, 0, 0o101), "getsockopt": (3, 1, 17),
+}  # fmt: skip
+ANSWERED = {"capset": DONE, "setxattrat": NO_SUCH_CALL}
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_listed_call_of_every_abi_is_notified(machine: str) -> None:
     program = seccomp.program(machine=machine)
+    marked = seccomp.marked_range(machine)[0] + 1 << 32
     for arch, table in seccomp.abis(machine):
         for name, number in table.items():
-            args = {"prctl": (8, 1)}.get(name) or ARG_OF_FLAGS.get(name, (0, 33, 33))
-            expected = DONE if name == "capset" else NOTIFY
-            place = MARKED if name in seccomp.MARKED else USUAL
+            args = ASKED.get(name, (0, 33, 33))
+            place = marked if name in seccomp.MARKED else USUAL
             found = verdict(program, arch, number, *args, at_=place)
-            assert found == expected, (hex(arch), name)
+            assert found == ANSWERED.get(name, NOTIFY), (hex(arch), name)
+
+
+# Where a program's first stack page, its libraries and the program itself lie, with as much
+# randomness as the kernel may be told to use (arch/arm64/Kconfig, ARCH_MMAP_RND_BITS_MAX).
+ARM = {
+    "39 bits": (0x7F_FFFF_0000, (0x20_0000_0000, 0x2F_FFFF_F000), 0x55_5555_0000),
+    "42 bits": (0x3FF_FFFF_0000, (0x100_0000_0000, 0x13F_FFFF_0000), 0x2AA_AAAA_0000),
+    "48 bits": (0xFFFF_C123_0000, (0x4000_0000_0000, 0x5FFF_FFFF_F000), 0xAAAA_AAAA_A000),
+}
+
+
+@pytest.mark.parametrize(("stack", "libraries", "program"), ARM.values(), ids=ARM.keys())
+def test_marks_are_told_by_any_size_of_address_space(
+    stack: int, libraries: tuple[int, int], program: int
+) -> None:
+    low, high = seccomp.marked_range("aarch64", stack)
+    assert all(low <= place >> 32 < high for place in libraries)
+    assert not any(low <= place >> 32 < high for place in (stack - (1 << 33), program))
 
 
 @pytest.mark.parametrize("place", [USUAL, 0x401000, 0x5555_5555_6000, 0x7FFF_F7FC_0000])
@@ -71,6 +91,9 @@ CASES = {
     "an openat that may create": (X86, 257, (0, 0, 0o102), NOTIFY),
     "prctl of anything else": (X86, 157, (15,), ALLOW),
     "prctl PR_SET_KEEPCAPS": (X86, 157, (8, 1), NOTIFY),
+    "an openat of a file without a name": (X86, 257, (0, 0, 0o20200002), NOTIFY),
+    "a socket's option": (X86, 55, (3, 1, 4), ALLOW),
+    "who is at the other end": (X86, 55, (3, 1, 17), NOTIFY),
     "x32 does not exist here": (X86, 0x40000000 | 1, (), NO_SUCH_CALL),
     "an unknown ABI is left alone": (0xC00000F3, 54, (), ALLOW),
     "i386 chown32": (seccomp.AUDIT_I386, 212, (), NOTIFY),
