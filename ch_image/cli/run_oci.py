@@ -86,7 +86,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[options.Option, ...]]] = {
     "features": ("", "print what this runtime knows, as the specification's JSON", ()),
 }  # fmt: skip
 ABOUT = (
-    "An OCI runtime (runtime-spec 1.0 to 1.2) that needs no privilege: for Buildah"
+    "An OCI runtime (runtime-spec 1.0 to 1.3) that needs no privilege: for Buildah"
     " (--runtime=ch-run-oci), Podman, and whoever has bundles."
 )
 
@@ -103,7 +103,7 @@ def ch_run_oci(argv: list[str], env: dict[str, str], frame: Frame) -> int:
     if given.has("help") or (not rest and not given.has("version")):
         return _help(bool(given.has("help")))
     if given.has("version"):
-        print(f"{NAME} version {__version__}\nspec: 1.2.0")
+        print(f"{NAME} version {__version__}\nspec: 1.3.0")
         return 0
     name, words = rest[0], rest[1:]
     from ch_image.cli.oci_log import OciLog

@@ -99,21 +99,24 @@ def become(process: Process, means: Means, warn: Warn, ready: Callable[[], None]
     _enter(process.cwd)
     _settings(process, means, warn)
     capabilities = (process.capabilities or Capabilities()).sets
-    no_new = process.no_new_privileges or means.emulate is not None
+    no_new = process.no_new_privileges
     power.drop_bounding(capabilities.bounding, means.last)
     if means.profile and not no_new:
         kernel.seccomp_filter(means.profile)
     _identity(process, means)
     program = find(process, env)
-    missing = power.limit(power.Sets(*capabilities))
+    # A filter needs either of two (seccomp(2)). The emulated process is the kernel's root, so exec
+    # gives it what the bounding set has: this one goes then.
+    extra = 0 if no_new or means.emulate is None else 1 << power.CAP_SYS_ADMIN
+    missing = power.limit(power.Sets(*capabilities), extra)
     if missing & ~(-1 << means.last + 1):
         warn(f"capabilities that cannot be granted: mask {missing:#x}")
     if no_new:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        if means.emulate is not None:
-            means.emulate()
-        if means.profile:
-            kernel.seccomp_filter(means.profile)
+    if means.emulate is not None:
+        means.emulate()
+    if means.profile and no_new:
+        kernel.seccomp_filter(means.profile)
     # After the last thing of ours that makes files.
     os.umask(0o022 if process.user.umask is None else process.user.umask)
     _close_on_exec(3 + means.preserve)

@@ -1,4 +1,4 @@
-"""What a bundle's config.json says, checked and typed (runtime-spec 1.0 to 1.2, Linux).
+"""What a bundle's config.json says, checked and typed (runtime-spec 1.0 to 1.3, Linux).
 
 Field names are the specification's where Python allows. What only some kernels or privileges can
 apply is kept as it stands (``seccomp``, ``resources``): who applies it reads it.
@@ -136,7 +136,7 @@ class Linux(NamedTuple):
     seccomp: dict[str, Any] | None = None
     personality: str = ""
     time_offsets: tuple[tuple[str, int, int], ...] = ()  # (clock, seconds, nanoseconds)
-    intel_rdt: bool = False
+    refused: tuple[str, ...] = ()  # properties that only root could apply, and must not be lost
 
 
 class Spec(NamedTuple):

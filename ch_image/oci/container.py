@@ -115,8 +115,8 @@ def _rootfs(bundle: str, found: Spec) -> str:
 def _refuse_impossible(found: Spec) -> None:
     """What could only fail later, and more obscurely."""
     kinds = {one.kind for one in found.linux.namespaces}
-    if found.linux.intel_rdt:
-        raise ChError("linux.intelRdt: needs the machine's resctrl, which is root's alone")
+    for name in found.linux.refused:
+        raise ChError(f"linux.{name}: only root could apply that, and this runtime does not")
     if (found.hostname or found.domainname) and "uts" not in kinds:
         raise ChError("hostname: would change this machine's: there is no namespace of type uts")
     if found.linux.time_offsets and "time" not in kinds:
@@ -159,12 +159,23 @@ def start(store: Store, ident: str, warn: Warn = _silent) -> Record:
             raise ChError(f"container {ident} does not answer: {error.strerror}") from None
         caller.send("start")
         _listen(caller, warn)
-        failed = hooks.run_all(
-            "poststart", _hooks(record.poststart), record.state(RUNNING), record.bundle
-        )
-        for text in failed:
-            warn(text)
+        _after_start(store, record, warn)
         return record
+
+
+def _after_start(store: Store, record: Record, warn: Warn) -> None:
+    """The poststart hooks; one that fails ends the container since version 1.3, or is warned of."""
+    found, now = _hooks(record.poststart), record.state(RUNNING)
+    major, minor = (int(part) for part in record.version.split(".")[:2])
+    if (major, minor) < (1, 3):
+        for text in hooks.run_all("poststart", found, now, record.bundle):
+            warn(text)
+        return
+    try:
+        hooks.run("poststart", found, now, record.bundle)
+    except ChError:
+        _kill_hard(store, record)
+        raise
 
 
 def _listen(caller: Channel, warn: Warn, started: Callable[[int], None] = lambda _: None) -> None:

@@ -69,7 +69,7 @@ class Creation:
             spec=spec,
             bundle=self._held.record.bundle,
             rootfs=self._rootfs,
-            state=self._held.record.state(CREATING),
+            state=self._held.record.state(CREATED),
             channel=self._inner,
             waiting=waiting,
             more=more,
@@ -119,7 +119,7 @@ class Creation:
 
     def _hooks(self) -> None:
         """Those of the runtime's own namespaces."""
-        state = self._held.record.state(CREATING)
+        state = self._held.record.state(CREATED)
         bundle, found = self._held.record.bundle, self._spec.hooks
         hooks.run("prestart", found.prestart, state, bundle)
         hooks.run("createRuntime", found.create_runtime, state, bundle)

@@ -254,7 +254,7 @@ def _await_start(setup: Setup, proc: int, last: int, emulate: Callable[[], None]
     try:
         if spec.process is None:
             raise ChError("process: is missing, so there is nothing to start")
-        state = setup.state | {"pid": os.getpid(), "status": "created"}
+        state = setup.state | {"pid": os.getpid()}
         hooks.run("startContainer", spec.hooks.start_container, state, "/")
         means = Means(
             proc, last, setup.profile, emulate, setup.preserve, setup.keyring,

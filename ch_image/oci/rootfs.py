@@ -26,6 +26,7 @@ _LINKS = (
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
 )
 _HOSTS = {"sysfs": "/sys", "cgroup": "/sys/fs/cgroup", "cgroup2": "/sys/fs/cgroup",
           "mqueue": "/dev/mqueue", "proc": "/proc"}  # fmt: skip
@@ -39,6 +40,10 @@ _PROPAGATIONS = {
 Warn = Callable[[str], None]
 
 
+class _Lacking(Exception):
+    """A file system that cannot be had, and that nothing can stand in for."""
+
+
 def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
     """In a fresh mount namespace: the new root at ``path`` with all that is mounted in it.
 
@@ -50,9 +55,9 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
     except OSError:  # "/" is no mount of its own here
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     try:
+        _unshare_parent(path)  # pivot_root wants nothing shared around it
         kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
         root = Root(path)
-        # pivot_root wants nothing shared around it.
         kernel.mount(None, fd_path(root.fd), None, kernel.MS_PRIVATE)
     except OSError as error:
         raise SandboxError(f"root.path: {printable(path, 300)}: {error.strerror}") from None
@@ -60,6 +65,8 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
         where = f"mounts[{number}] on {printable(mount.destination, 200)}"
         try:
             _mount(root, mount, bundle)
+        except _Lacking as error:
+            warn(f"{where}: left out: {error}")
         except OSError as error:
             raise SandboxError(f"{where}: {_reason(error)}") from None
         except SandboxError as error:
@@ -68,6 +75,17 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
     if spec.process:
         os.close(_directory(root, spec.process.cwd))
     return root
+
+
+def _unshare_parent(path: str) -> None:
+    """Make the mount that holds ``path`` private."""
+    while True:
+        try:
+            return kernel.mount(None, path, None, kernel.MS_PRIVATE)
+        except OSError as error:  # EINVAL: nothing is mounted just here
+            if error.errno != errno.EINVAL or path == "/":
+                raise
+        path = os.path.dirname(path)
 
 
 def _reason(error: OSError) -> str:
@@ -196,8 +214,9 @@ def _fresh(root: Root, mount: Mount, options: Options) -> None:
         host = _HOSTS.get(mount.type)
         if host is None or error.errno not in (errno.EPERM, errno.EBUSY, errno.ENODEV):
             raise
-        flags = kernel.MS_BIND | kernel.MS_REC
-        kernel.mount(host, fd_path(target), None, flags)
+        if not os.path.isdir(host):
+            raise _Lacking(f"only root can mount {mount.type}, and the host has none") from None
+        kernel.mount(host, fd_path(target), None, kernel.MS_BIND | kernel.MS_REC)
         options.data.clear()
     else:
         # A file system's first mount has its flags already; only the rest is left to do.

@@ -1,4 +1,4 @@
-"""Reads config.json (runtime-spec 1.0 to 1.2) and checks it: every violation with its JSON path.
+"""Reads config.json (runtime-spec 1.0 to 1.3) and checks it: every violation with its JSON path.
 
 Properties that the specification does not know are ignored, as it demands.
 """
@@ -34,6 +34,7 @@ RLIMITS = {f"RLIMIT_{name}": number for number, name in enumerate(_RLIMITS.split
 _NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
 _IO_CLASSES = ("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][0-9A-Za-z.+-]*)?")
+_REFUSED = ("intelRdt", "netDevices", "memoryPolicy")
 _MAX_ID = 0xFFFFFFFE
 _MAX_LIMIT = 0xFFFFFFFFFFFFFFFF
 _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -131,8 +132,8 @@ def _version(top: Node) -> str:
     match = _VERSION.fullmatch(version)
     if version and not match:
         top.fault("ociVersion", f"'{printable(version, 60)}' is no version (MAJOR.MINOR.PATCH)")
-    elif match and (int(match[1]) != 1 or int(match[2]) > 2):
-        top.fault("ociVersion", f"version {version} is unknown, only 1.0 to 1.2 are known")
+    elif match and (int(match[1]) != 1 or int(match[2]) > 3):
+        top.fault("ociVersion", f"version {version} is unknown, only 1.0 to 1.3 are known")
     return version
 
 
@@ -268,7 +269,7 @@ def _linux(node: Node) -> config.Linux:
         if personality
         else "",
         time_offsets=_time_offsets(node),
-        intel_rdt=node.raw("intelRdt") is not None,
+        refused=tuple(name for name in _REFUSED if node.raw(name)),
     )
 
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from ch_image.errors import ChError, NotFound, StorageError, printable
 
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
-VERSION = "1.2.0"  # of the runtime-spec that is followed
+VERSION = "1.3.0"  # of the runtime-spec that is followed
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}")
 _PATIENCE = 10.0  # seconds to wait for another command on the same container
 _PAUSE = 0.01
@@ -88,6 +88,10 @@ class Held:
         gone = f"{os.path.dirname(self.path)}/.gone-{os.getpid()}-{os.path.basename(self.path)}"
         os.rename(self.path, gone)
         shutil.rmtree(gone, ignore_errors=True)
+        try:
+            os.rmdir(os.path.dirname(self.path))
+        except OSError:  # there are others
+            pass
 
     def close(self) -> None:
         """Give the lock back; may be repeated."""
@@ -105,10 +109,15 @@ class Store:
     def reserve(self, record: Record) -> Held:
         """A new container's directory, locked, its phase CREATING. Raises ChError if it exists."""
         check_id(record.id)
-        self._prepare()
         fresh = f"{self.path}/.new-{os.getpid()}-{record.id}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        os.mkdir(fresh, 0o700)
+        while True:
+            self._prepare()
+            shutil.rmtree(fresh, ignore_errors=True)
+            try:
+                os.mkdir(fresh, 0o700)
+                break
+            except FileNotFoundError:  # the last container went, and the store with it
+                continue
         lock = os.open(f"{fresh}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _write(fresh, record)

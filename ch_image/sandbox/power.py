@@ -72,12 +72,15 @@ def become(uid: int, gid: int, groups: list[int] | None) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def limit(sets: Sets) -> int:
-    """Have these capabilities and no others; what could not be had is returned as a mask."""
+def limit(sets: Sets, extra: int = 0) -> int:
+    """Have these capabilities and no others; what could not be had is returned as a mask.
+
+    ``extra`` are kept as well, as far as they are there; the next exec takes them away.
+    """
     permitted = own()[1]
     wanted = sets.permitted & permitted
     effective, inheritable = sets.effective & wanted, sets.inheritable & permitted
-    _set(effective, wanted, inheritable)
+    _set(effective | extra & permitted, wanted | extra & permitted, inheritable)
     kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(64):
         if sets.ambient & wanted & inheritable & 1 << number:
