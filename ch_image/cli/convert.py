@@ -74,7 +74,7 @@ def _convert(session: Session) -> int:
     if kinds[0] == kinds[1]:
         raise UsageError(
             f"both {printable(source, 200)} and {printable(target, 200)} are of format {kinds[0]}",
-            hint="name the formats with -i and -o if they were guessed wrong",
+            hint="a directory is written ./NAME; -i and -o name formats that were guessed wrong",
         )
     for kind in kinds:
         check(kind)

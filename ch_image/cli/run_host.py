@@ -7,8 +7,8 @@ onto the host.
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
-from ch_image.cli.environment import user_name
 from ch_image.errors import ChError, printable
 from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
 
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 # Of the host, where there is such a thing: names of machines, and what Crays need.
 _OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
 _CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
+
+
+class Who(NamedTuple):
+    """Who the command is. Found out before we are root of a namespace."""
+
+    uid: int
+    gid: int
+    user: str  # the caller's name
+    is_caller: bool  # ``uid`` is the caller's
 
 
 def binds(texts: tuple[str, ...]) -> list[Bind]:
@@ -43,26 +52,25 @@ def binds(texts: tuple[str, ...]) -> list[Bind]:
     return out
 
 
-def home_inside(parsed: Parsed, root: str, host: Mapping[str, str]) -> str:
+def home_inside(parsed: Parsed, root: str, user: str) -> str:
     """HOME in a container whose root is ``root``."""
     if parsed.has("home"):
-        return f"/home/{user_name(host)}"
+        return f"/home/{user}"
     return "/root" if os.path.isdir(f"{root}/root") else "/"
 
 
 def furniture(
     parsed: Parsed,
     host: Mapping[str, str],
-    uid: int,
-    gid: int,
+    who: Who,
     say: Callable[[str], None],
 ) -> list[Bind | File | Tmpfs]:
     """What every container gets from the host; files first, so that no directory covers them."""
     out: list[Bind | File | Tmpfs] = []
     out += [Bind(path, path) for path in _OPTIONAL if os.path.exists(path)]
     if not parsed.has("no-passwd"):
-        out.append(File("/etc/passwd", passwd(uid, gid, host, say)))
-        out.append(File("/etc/group", group(gid, say)))
+        out.append(File("/etc/passwd", passwd(who, say)))
+        out.append(File("/etc/group", group(who.gid, say)))
     out += [Bind(path, path) for path in ("/dev", "/proc", "/sys")]
     out += [Bind(source, target) for source, target in _CRAY if os.path.exists(source)]
     if parsed.has("private-tmp"):
@@ -73,7 +81,7 @@ def furniture(
         home = host.get("HOME", "")
         if not os.path.isdir(home):
             raise ChError("--home: HOME names no directory")
-        out.append(Bind(home, f"/home/{user_name(host)}"))
+        out.append(Bind(home, f"/home/{who.user}"))
     return out
 
 
@@ -120,13 +128,12 @@ def _refuse_foreign(target: str, mounted: list[tuple[str, str]]) -> None:
             return
 
 
-def passwd(
-    uid: int, gid: int, host: Mapping[str, str], say: Callable[[str], None] = lambda _: None
-) -> str:
+def passwd(who: Who, say: Callable[[str], None] = lambda _: None) -> str:
     """/etc/passwd with root, nobody, and the user as the host knows it."""
+    uid, gid = who.uid, who.gid
     lines = ["root:x:0:0:root:/root:/bin/sh", "nobody:x:65534:65534:nobody:/:/bin/false"]
     if uid not in (0, 65534):
-        name, about = user_name(host) if uid == os.getuid() else "charlie", ""
+        name, about = who.user if who.is_caller else "charlie", ""
         import pwd
 
         try:

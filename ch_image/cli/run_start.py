@@ -10,8 +10,9 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
 import os
 
+from ch_image.cli.environment import user_name
 from ch_image.cli.run_env import adjusted, edited
-from ch_image.cli.run_host import binds, furniture, home_inside, settled
+from ch_image.cli.run_host import Who, binds, furniture, home_inside, settled
 from ch_image.cli.run_image import find
 from ch_image.errors import ChError, SandboxError, UsageError, printable
 from ch_image.sandbox import syscalls as kernel
@@ -43,6 +44,7 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
     """Become ``command`` in the image. Raises ChError, OSError."""
     uid = identity("--uid", parsed, os.getuid())
     gid = identity("--gid", parsed, os.getgid())
+    who = Who(uid, gid, user_name(host), uid == os.getuid())
     operations = binds(parsed.texts("bind"))
     edits = environment_edits(parsed)
     guest = find(parsed.words[0], parsed, host, log)
@@ -62,13 +64,13 @@ def start(parsed: Parsed, command: list[str], host: Mapping[str, str], log: Log)
         userns.enter()
         size = parsed.text("write-fake", "12%") if _fakes(parsed) else ""
         plan.root = guest.mount(size, writable=writing)
-        wanted = [*furniture(parsed, host, uid, gid, say), *operations, *extras.binds]
+        wanted = [*furniture(parsed, host, who, say), *operations, *extras.binds]
         plan.operations = [*extras.links, *settled(plan.root, wanted)]  # links in the image alone
     own = []
     if _IMAGES_OWN in edits:
         own = [("set", guest.environment(plan.root), "/ch/environment")]
     plan.env = edited(
-        extras.known(adjusted(host, home_inside(parsed, plan.root.rstrip("/"), host))),
+        extras.known(adjusted(host, home_inside(parsed, plan.root.rstrip("/"), who.user))),
         [edit for one in edits for edit in (own if one == _IMAGES_OWN else [one])],
         say,
     )

@@ -277,6 +277,8 @@ class File(Operation):
             target = root.target(self.target, False)
             try:
                 kernel.mount(fd_path(fd), fd_path(target), None, kernel.MS_BIND)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self.target) from None
             finally:
                 os.close(target)
                 os.close(fd)

@@ -50,6 +50,7 @@ class Plan:
         self.identity = Identity()
         self.owners: list[tuple[str, int, int]] = []  # of links, FIFOs, sockets: path, uid, gid
         self.new_privileges = True  # False: no_new_privs is set
+        self.terminal = False  # stdin is a terminal that the command's session gets
         self.umask = 0o022
 
     def flags(self) -> int:
@@ -73,6 +74,8 @@ class Plan:
             out += ["--owner", f"{uid}:{gid}", path]
         if not self.new_privileges:
             out.append("--no-new-privs")
+        if self.terminal:
+            out.append("--terminal")
         for name, value in self.env.items() if env else ():
             out += ["--setenv", name, value]
         return [*out, "--chdir", self.cwd, "--", *self.argv]
@@ -115,6 +118,8 @@ def _setting(plan: Plan, word: str, rest: list[str]) -> None:
         plan.emulate = True
     elif word == "--no-new-privs":
         plan.new_privileges = False
+    elif word == "--terminal":
+        plan.terminal = True
     elif word == "--root":
         plan.root = rest.pop()
         plan.emulate = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
 import _socket
 import errno
+import fcntl
 import os
 import select
 import struct
@@ -23,6 +24,7 @@ from ch_image.sandbox.plan import Plan
 from ch_image.sandbox.supervisor import Supervisor
 
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
+_TIOCSCTTY = 0x540E  # ioctl_tty(2); the same on all architectures but MIPS, Alpha, SPARC, PowerPC
 _SIGCHLD, _SIGKILL, _SIGPIPE, _SIGXFSZ = 17, 9, 13, 25
 
 
@@ -175,6 +177,8 @@ def _command(plan: Plan, fds: tuple[int, int, int, int], socket: _socket.socket)
         os.setsid()
         for number, fd in enumerate(fds[:3]):
             os.dup2(fd, number)
+        if plan.terminal:
+            fcntl.ioctl(0, _TIOCSCTTY, 0)
         os.umask(plan.umask)
         _enter_directory(plan.cwd)
         program = _find(plan)

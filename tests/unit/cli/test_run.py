@@ -167,6 +167,34 @@ def test_home_and_tmp_are_brought_in_or_not(
     assert run(ch_image, "-t", image, "--", "ls", "/tmp", env=env).ok().out == ""
 
 
+def test_who_runs_is_known_without_the_variable(ch_image: world.Tool, image: str) -> None:
+    """The caller's name, and not that of root, which we are on the way."""
+    import pwd
+
+    me = pwd.getpwuid(os.getuid()).pw_name
+    argv = ch_image.argv("ch-run", "--home", image, "--", "sh", "-c", "echo $HOME; whoami")
+    env = {name: text for name, text in ch_image.environment().items() if name != "USER"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [f"/home/{me}", me]
+
+
+def test_what_stands_in_the_way_of_a_mount_is_named(
+    ch_image: world.Tool, base_layout: world.BaseImage, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    subprocess.run(["cp", "-a", str(base_layout.tree), str(image)], check=True)
+    for path in ("etc/passwd", "etc/hosts"):
+        (image / path).unlink(missing_ok=True)
+        (image / path).mkdir()
+        done = run(ch_image, image, "--", "true")
+        assert (done.code, f"/{path}" in done.fault()) == (31, True), done
+        (image / path).rmdir()
+    (image / "proc").rmdir()
+    (image / "proc").touch()
+    done = run(ch_image, image, "--", "true")
+    assert (done.code, "/proc: Not a directory" in done.fault()) == (31, True), done
+
+
 def test_nothing_of_the_host_leaks_in(ch_image: world.Tool, image: str) -> None:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
