@@ -279,9 +279,3 @@ def test_seccomp_lets_calls_succeed_that_need_root(ch_image: world.Tool, image: 
     words = ["-W", "-u0", "-g0", image, "--", "chown", "5:5", "/etc/passwd"]
     assert run(ch_image, *words).code != 0
     run(ch_image, "--seccomp", *words).ok()
-
-
-def test_ch_run_oci_says_that_it_is_not_there(ch_image: world.Tool) -> None:
-    done = ch_image.run("ch-run-oci", "state", "x")
-    assert done.code == 2
-    assert "not built yet" in done.fault()
