@@ -15,7 +15,7 @@ from ch_image.errors import UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Any
 
 _FLAG, _COUNT, _VALUE, _VALUES, _MAYBE = "flag", "count", "value", "values", "maybe"
@@ -169,9 +169,10 @@ def parse(
 
     With ``until_operand`` the first operand ends the options and is the first word left; without,
     operands are gathered in ``Parsed.words`` and nothing is left. ``--`` ends the options either
-    way. Raises UsageError.
+    way. Of two options with one name the first in ``table`` has it: a command's own stand before
+    those that all share. Raises UsageError.
     """
-    by_name = {name: option for option in table for name in option.names}
+    by_name = {name: option for option in reversed(table) for name in option.names}
     parsed = Parsed(table)
     rest = list(words)
     while rest:
@@ -311,10 +312,11 @@ def help_text(
     lines = [f"usage: {program} [OPTION...] {command.operands}".rstrip(), ""]
     for paragraph in command.about.split("\n\n"):
         lines += [*_wrap(paragraph, _WIDTH), ""]
+    taken = {name for option in command.options for name in option.names}
     sections = [
         *more,
         ("Options", [(_spelling(o), o.help) for o in command.options]),
-        ("Common options", [(_spelling(o), o.help) for o in common]),
+        ("Common options", [(_spelling(o, taken), o.help) for o in common]),
     ]
     for title, entries in sections:
         if entries:
@@ -325,8 +327,8 @@ def help_text(
     return "\n".join(lines[:-1])
 
 
-def _spelling(option: Option) -> str:
-    short = [name for name in option.names if not name.startswith("--")]
+def _spelling(option: Option, taken: Collection[str] = ()) -> str:
+    short = [name for name in option.names if not name.startswith("--") and name not in taken]
     long = [name for name in option.names if name.startswith("--")]
     indent = "" if short or not long else "    "
     metavar = option.metavar

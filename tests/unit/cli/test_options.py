@@ -161,3 +161,14 @@ def test_help_names_every_option_within_79_columns() -> None:
         for name in option.names:
             assert name in text
     assert "usage: prog cmd [OPTION...] REF" in text
+
+
+def test_a_name_of_the_command_is_not_the_one_that_all_commands_share() -> None:
+    own, shared = (
+        options.value("-s --signal", "SIGNAL", ""),
+        options.value("-s --storage", "DIR", ""),
+    )
+    kill = options.Command("kill", "ID", "", (own,), lambda _: 0)
+    _, parsed = kill.parse(["-s", "KILL", "--storage", "/d", "one"], (shared,))
+    assert (parsed.text("signal"), parsed.text("storage")) == ("KILL", "/d")
+    assert options.help_text("kill", kill, common=(shared,)).count("-s,") == 1
