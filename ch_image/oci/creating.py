@@ -7,10 +7,10 @@ import socket
 import time
 
 from ch_image.errors import ChError, SandboxError
-from ch_image.oci import first, hooks, ids, seccomp, terminal
+from ch_image.oci import first, hooks, ids, joining, seccomp, terminal
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Spec, User
-from ch_image.oci.states import CREATED, CREATING, Held, born
+from ch_image.oci.states import CREATED, CREATING, QUIET, RECORDED, Held, born
 from ch_image.oci.wishes import Wishes
 
 _SIGKILL = 9
@@ -23,7 +23,7 @@ class Creation:
         self._held, self._spec, self._wishes, self._rootfs = held, spec, wishes, rootfs
         self._channel, self._inner = Channel.pair()
         self._maker = self._pid = 0
-        self._emulated = False
+        self._emulation = ""
         self._made: list[tuple[str, int]] = []
         self._console: socket.socket | None = None
 
@@ -41,7 +41,7 @@ class Creation:
         if self._console is not None and self._wishes.console < 0:
             self._console.close()
         self._converse()
-        _reap(self._maker, wait=not (self._emulated and self._wishes.records))
+        _reap(self._maker, wait=self._emulation != RECORDED)
 
     def undo(self) -> None:
         """End what was started."""
@@ -113,9 +113,11 @@ class Creation:
         if got.new:
             user = self._spec.process.user if self._spec.process else User()
             got = ids.write_maps(self._maker, got, user, wishes.emulate, wishes.warn)
-        self._emulated = got.alone if wishes.emulate is None else wishes.emulate
-        how = ("emulate" if wishes.records else "quiet") if self._emulated else "plain"
-        self._channel.send("mapped", how)
+        if got.alone if wishes.emulate is None else wishes.emulate:
+            # A supervisor needs the container's root; in a joined namespace it has another.
+            records = wishes.records and not joining.joins_mounts(self._spec)
+            self._emulation = RECORDED if records else QUIET
+        self._channel.send("mapped", self._emulation)
 
     def _hooks(self) -> None:
         """Those of the runtime's own namespaces."""
@@ -130,7 +132,7 @@ class Creation:
                 phase=phase,
                 pid=self._pid,
                 born=born(self._pid),
-                emulated=self._emulated and self._wishes.records,
+                emulation=self._emulation,
                 stubs=tuple(self._made),
             )
         )

@@ -15,12 +15,11 @@ from ch_image.oci import creating, joining, terminal
 from ch_image.oci.become import Means, become, lock_imports
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Process
-from ch_image.oci.first import be_root, said
-from ch_image.oci.states import Record, knock
+from ch_image.oci.first import be_root, emulation, said
+from ch_image.oci.states import RECORDED, Record, knock
 from ch_image.oci.wishes import Wishes
 from ch_image.sandbox import power
 from ch_image.sandbox import syscalls as kernel
-from ch_image.sandbox.start import install_filter
 
 
 def run(directory: str, record: Record, process: Process, wishes: Wishes) -> int:
@@ -73,7 +72,7 @@ def _enter(
 ) -> None:
     """Never returns."""
     try:
-        supervisor = knock(directory, "emulation") if record.emulated else None
+        supervisor = knock(directory, "emulation") if record.emulation == RECORDED else None
         profile = _profile(directory)
         last = power.last_capability()
         proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -89,7 +88,7 @@ def _enter(
             os.dup2(fd, number)
         if console is not None:
             terminal.take(console, process.console_size, process.user.uid)
-        emulate = None if supervisor is None else lambda: install_filter(supervisor)
+        emulate = emulation(record.emulation, supervisor)
         become(
             process,
             Means(proc, last, profile, emulate, wishes.preserve_fds, wishes.keyring),

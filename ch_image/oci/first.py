@@ -21,6 +21,7 @@ from ch_image.oci import hooks, joining, rootfs, terminal
 from ch_image.oci.become import Means, become, environment, find, lock_imports
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Spec
+from ch_image.oci.states import QUIET, RECORDED
 from ch_image.sandbox import power, procfs, userns
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.identity import ids_of
@@ -102,7 +103,7 @@ def _make(setup: Setup) -> None:
     _time_offsets(spec)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if how == "emulate":
+    if how == RECORDED:
         procfs.enter()  # what is mounted at /proc inside is no concern of the supervisor's
     pid = kernel.fork(kernel.CLONE_PARENT)
     if pid == 0:
@@ -110,16 +111,16 @@ def _make(setup: Setup) -> None:
         _first(setup, proc, emulation(how, theirs))
     channel.send("pid", str(pid))
     theirs.close()
-    if how == "emulate":
+    if how == RECORDED:
         _supervise(setup, ours)
     os._exit(0)
 
 
-def emulation(how: str, supervisor: socket.socket) -> Callable[[], None] | None:
+def emulation(how: str, supervisor: socket.socket | None) -> Callable[[], None] | None:
     """What installs the filter of root emulation: answered by the supervisor, or just "done"."""
-    if how == "emulate":
+    if how == RECORDED and supervisor is not None:
         return lambda: install_filter(supervisor)
-    if how == "quiet":
+    if how == QUIET:
         return filter_quietly
     return None
 
@@ -200,7 +201,7 @@ def _furnish(setup: Setup, proc: int) -> None:
     hooks.run("createContainer", spec.hooks.create_container, state, setup.bundle)
     rootfs.restrict(spec, root)
     lock_imports()
-    rootfs.pivot(root)
+    rootfs.pivot(spec, root)
     rootfs.propagate(spec)
     process = spec.process
     if process is None:

@@ -30,13 +30,19 @@ _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 def new_flags(spec: Spec) -> int:
     """CLONE_* of the namespaces to make, the user namespace left out.
 
-    There is always a mount namespace, for nothing of a container's may show outside.
+    There is a mount namespace also where none is asked for, as nothing of a container's may show
+    outside; only one that is named by path is used as it is.
     """
-    flags = 0
+    flags = 0 if joins_mounts(spec) else kernel.CLONE_NEWNS
     for one in spec.linux.namespaces:
         if not one.path and one.kind != "user":
             flags |= FLAGS[one.kind]
-    return flags | kernel.CLONE_NEWNS
+    return flags
+
+
+def joins_mounts(spec: Spec) -> bool:
+    """Whether the container's mounts are made in a namespace that is there already."""
+    return any(one.kind == "mount" and one.path for one in spec.linux.namespaces)
 
 
 def opened(spec: Spec) -> list[tuple[Namespace, int]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ch_image.errors import SandboxError, printable
 from ch_image.oci.config import Device, Mount, Spec
+from ch_image.oci.joining import joins_mounts
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.mountopts import Options, change
 from ch_image.sandbox.mounts import Root, fd_path, make_readonly
@@ -49,11 +50,8 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
 
     Raises SandboxError that names the part of config.json.
     """
-    outside = kernel.MS_SHARED if spec.linux.rootfs_propagation == "shared" else kernel.MS_SLAVE
-    try:
-        kernel.mount(None, "/", None, kernel.MS_REC | outside)
-    except OSError:  # "/" is no mount of its own here
-        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    if not joins_mounts(spec):
+        _separate(spec)
     try:
         _unshare_parent(path)  # pivot_root wants nothing shared around it
         kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
@@ -75,6 +73,15 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
     if spec.process:
         os.close(_directory(root, spec.process.cwd))
     return root
+
+
+def _separate(spec: Spec) -> None:
+    """Let no mount of ours go out of the namespace, but those of the host come in."""
+    outside = kernel.MS_SHARED if spec.linux.rootfs_propagation == "shared" else kernel.MS_SLAVE
+    try:
+        kernel.mount(None, "/", None, kernel.MS_REC | outside)
+    except OSError:  # "/" is no mount of its own here
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
 
 def _unshare_parent(path: str) -> None:
@@ -118,11 +125,14 @@ def restrict(spec: Spec, root: Root) -> None:
             os.close(top)
 
 
-def pivot(root: Root) -> None:
-    """Make the root this process's (and its mount namespace's) own."""
+def pivot(spec: Spec, root: Root) -> None:
+    """Make the root this process's own, and its mount namespace's if that is a new one."""
     os.fchdir(root.fd)
-    kernel.pivot_root(".", ".")
-    kernel.umount2(".", kernel.MNT_DETACH)
+    if joins_mounts(spec):
+        os.chroot(".")
+    else:
+        kernel.pivot_root(".", ".")
+        kernel.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
     os.close(root.fd)
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from ch_image.errors import ChError, NotFound, StorageError, printable
 
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
+RECORDED, QUIET = "recorded", "quiet"  # root emulation: by a supervisor, or just "done"
 VERSION = "1.3.0"  # of the runtime-spec that is followed
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}")
 _PATIENCE = 10.0  # seconds to wait for another command on the same container
@@ -53,7 +54,7 @@ class Record(NamedTuple):
     born: int = 0
     created: str = ""  # RFC 3339, UTC
     annotations: tuple[tuple[str, str], ...] = ()
-    emulated: bool = False
+    emulation: str = ""  # RECORDED, QUIET or none
     stubs: tuple[tuple[str, int], ...] = ()  # mount points that were made, see remove_stubs
     poststart: tuple[Any, ...] = ()  # hooks for later commands, as config.json has them
     poststop: tuple[Any, ...] = ()
