@@ -53,7 +53,7 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
 
     wanted = build_request(session, name, text, context)
     outputs = build_output.parse(session.parsed.texts("output"), working_directory())
-    session.enter()
+    session.enter(programs=session.names_helpers())
     with session.locked():
         result = build(wanted, session.storage, session.report)
         if session.parsed.has("cache-to"):

@@ -13,6 +13,7 @@ from ch_image.cli.session import COMMON, Session, carry_out
 from ch_image.errors import UsageError, printable
 
 _SHARED = ("help", "storage", "xattrs", "no-lock", "debug", "quiet", "verbose", "version")
+_DAEMONS = frozenset({"docker", "podman"})
 OPTIONS = (
     options.value("-i --in-fmt", "FMT", "format of IN, instead of guessing it from the name"),
     options.value("-o --out-fmt", "FMT", "format of OUT"),
@@ -83,7 +84,7 @@ def _convert(session: Session) -> int:
         raise UsageError(f"--tmp is not an absolute path of a directory: {printable(tmp, 200)}")
     if parsed.has("dry-run"):
         return 0
-    session.enter()
+    session.enter(programs=not _DAEMONS.isdisjoint(kinds))
     with session.locked():
         here = place(session, clobber=not parsed.has("no-clobber"), exact=parsed.has("exact"))
         session.report(Info("copying ..."))

@@ -70,6 +70,21 @@ def user_name(env: Mapping[str, str]) -> str:
         return str(os.getuid())
 
 
+def auth_files(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Files with credentials, first the one that counts most (containers-auth.json(5))."""
+    if given := env.get("REGISTRY_AUTH_FILE"):
+        return (given,)
+    home = env.get("HOME", "")
+    runtime = env.get("XDG_RUNTIME_DIR", "")
+    config = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    docker = env.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
+    return (
+        *((f"{runtime}/containers/auth.json",) if runtime else ()),
+        *((f"{config}/containers/auth.json",) if config else ()),
+        *((f"{docker}/config.json",) if docker else ()),
+    )
+
+
 def switched_on(env: Mapping[str, str], name: str) -> bool:
     """Whether a yes/no variable says yes: set, and not to ``0``, ``no``, ``false`` or ``off``."""
     return env.get(name, "").strip().lower() not in ("", "0", "no", "false", "off")

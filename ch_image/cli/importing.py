@@ -25,6 +25,7 @@ def place(session: Session, *, clobber: bool = True, exact: bool = False) -> Pla
         xattrs=session.xattrs,
         wishes=Wishes(epoch=epoch(session.env)),
         platform=session.platform() if session.names_platform else None,
+        run=session.run_outside,
     )
 
 

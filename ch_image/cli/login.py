@@ -63,7 +63,7 @@ def _host(session: Session, text: str) -> str:
 
 def _file(session: Session) -> str:
     """The auth file to write: ``--authfile``, ``$REGISTRY_AUTH_FILE``, or podman's."""
-    from ch_image.cli.network import auth_files
+    from ch_image.cli.environment import auth_files
 
     given = session.parsed.text("authfile")
     if given:
@@ -92,7 +92,7 @@ LOGIN = options.Command(
 
 
 def _logout(session: Session) -> int:
-    from ch_image.cli.network import auth_files
+    from ch_image.cli.environment import auth_files
     from ch_image.registry.credentials import remove_login
 
     host = _host(session, session.words[0])

@@ -23,7 +23,7 @@ def _manifest(session: Session) -> int:
         raise UsageError(f"usage: ch-image manifest {verb} {synopsis}")
     list_ref = session.ref(words[0])
     if verb == "push":
-        session.enter()  # before threads start
+        session.enter(programs=session.names_helpers())  # before threads start
     with session.locked():
         carry_out(session, Indexes(session.storage), list_ref, words[1:])
     return 0

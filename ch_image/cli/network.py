@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ch_image.cli.environment import auth_files
 from ch_image.cli.session import Session
 from ch_image.errors import UsageError, printable
 from ch_image.registry.auth import Credential
@@ -35,6 +36,7 @@ def registries(session: Session) -> Registries:
         login=session.auth,
         one_time=session.parsed.has("password-many"),
         prompt=ask if terminal else None,
+        run=session.run_outside,
     )
     return Registries(network(session), sources, session.report, mirrors(env))
 
@@ -49,7 +51,7 @@ def network(session: Session) -> Network:
     return Network(
         tls_verify=not session.parsed.has("tls-no-verify"),
         ca_bundle=next((env[name] for name in bundles if env.get(name)), ""),
-        cert_dir=env.get("DOCKER_CERT_PATH", ""),
+        cert_dir=session.parsed.text("cert-dir") or env.get("DOCKER_CERT_PATH", ""),
         certs_d=(
             *((f"{home}/.config/containers/certs.d",) if home else ()),
             "/etc/containers/certs.d",
@@ -57,21 +59,6 @@ def network(session: Session) -> Network:
         ),
         proxies={n: v for n in _PROXIES if (v := env.get(n) or env.get(n.upper(), ""))},
         user_agent=f"ch-image/{__version__}",
-    )
-
-
-def auth_files(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Files with credentials, first the one that counts most (containers-auth.json(5))."""
-    if given := env.get("REGISTRY_AUTH_FILE"):
-        return (given,)
-    home = env.get("HOME", "")
-    runtime = env.get("XDG_RUNTIME_DIR", "")
-    config = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
-    docker = env.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
-    return (
-        *((f"{runtime}/containers/auth.json",) if runtime else ()),
-        *((f"{config}/containers/auth.json",) if config else ()),
-        *((f"{docker}/config.json",) if docker else ()),
     )
 
 

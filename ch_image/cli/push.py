@@ -32,7 +32,7 @@ def _push(session: Session) -> int:
     made = wishes(session)
     if not parsed.has("image"):
         session.storage.images.get(source)  # before anything is asked
-    session.enter()
+    session.enter(programs=session.names_helpers())
     with session.locked():
         image = _image(session, source)
         if parsed.has("flatten"):

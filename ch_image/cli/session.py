@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 
 from ch_image.cli import options
-from ch_image.cli.environment import storage_path, switched_on
+from ch_image.cli.environment import auth_files, storage_path, switched_on
 from ch_image.errors import ChError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from subprocess import CompletedProcess
 
     from ch_image.cli.console import Console
     from ch_image.cli.log import Log
+    from ch_image.cli.outside import Outside
     from ch_image.model.platforms import Platform
     from ch_image.model.ref import DefaultRegistry, ImageRef
     from ch_image.report import Reporter
@@ -32,6 +34,9 @@ COMMON = (
     options.flag("--auth", "log in for every registry request (CH_IMAGE_AUTH)"),
     options.flag("--password-many", "ask for the password each time one is needed"),
     options.flag("--tls-no-verify", "accept any TLS certificate, and plain HTTP"),
+    options.value(
+        "--cert-dir", "DIR", "*.crt: authorities to trust; NAME.cert, NAME.key: who we are"
+    ),
     options.flag("--always-download", "fetch again what is in storage already"),
     options.flag("--cache", "use the build cache (CH_IMAGE_CACHE)", dest="cache", const="enabled"),
     options.flag("--no-cache", "neither read nor write it", dest="cache", const="disabled"),
@@ -60,6 +65,7 @@ class Session:
         self.progress = "auto"
         self._console: Console | None = None
         self._storage: Storage | None = None
+        self._outside: Outside | None = None
 
     @property
     def auth(self) -> bool:
@@ -102,8 +108,11 @@ class Session:
             return nullcontext()
         return self.storage.lock(exclusive=exclusive, on_wait=self._say_wait)
 
-    def enter(self, *, needed: bool = False) -> bool:
+    def enter(self, *, needed: bool = False, programs: bool = False) -> bool:
         """Become root of a user namespace; to be called before any thread starts.
+
+        ``programs``: other people's will be run, for which ``run_outside`` is there; credential
+        helpers are among them, where an auth file names one.
 
         Where the kernel refuses: raises SandboxError if that is ``needed``, else returns False
         and works on with the caller's own rights.
@@ -113,6 +122,10 @@ class Session:
         from ch_image.report import Detail
         from ch_image.sandbox import userns
 
+        if programs and not self._outside and not userns.entered():
+            from ch_image.cli.outside import Outside
+
+            self._outside = Outside()
         end_on_signals()
         try:
             userns.enter()
@@ -122,6 +135,23 @@ class Session:
             self.report(Detail(f"{error}; going on without"))
             return False
         return True
+
+    def names_helpers(self) -> bool:
+        """Whether a login may be in the hands of a credential helper."""
+        files = auth_files(self.env)
+        if not any(os.path.exists(path) for path in files):
+            return False
+        from ch_image.cli.outside import names_helpers
+
+        return names_helpers(files)
+
+    def run_outside(
+        self, words: Sequence[str], data: bytes = b"", timeout: float | None = None
+    ) -> CompletedProcess[bytes]:
+        """Run a program as the user, not as root of our namespace: see ``Outside.run``."""
+        from ch_image.cli.outside import run
+
+        return (self._outside.run if self._outside else run)(words, data, timeout)
 
     def snapshotter(self) -> Snapshotter:
         """How trees are made here; ``CH_IMAGE_SNAPSHOTTER`` forces ``overlay`` or ``copy``."""

@@ -26,7 +26,7 @@ def _pull(session: Session) -> int:
     is_path = target.startswith(("/", "./", "../")) or target in (".", "..")
     into = writable(session.ref(target)) if target and not is_path else None
     keep = _layers_to_keep(parsed.text("last-layer"))
-    session.enter()
+    session.enter(programs=session.names_helpers())
     with session.locked():
         image = pull(
             ref,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.oci import ImageConfig
@@ -22,6 +22,16 @@ from ch_image.storage.images import Image
 from ch_image.storage.snapshots.base import Snapshotter
 from ch_image.storage.store import Storage
 from ch_image.transfer.pack import Wishes
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
+
+def run(words: Sequence[str]) -> CompletedProcess[bytes]:
+    """Run a program to its end, with nothing to read."""
+    import subprocess
+
+    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 class Place(NamedTuple):
@@ -36,6 +46,7 @@ class Place(NamedTuple):
     xattrs: bool = True
     wishes: Wishes = Wishes()  # how layers without a blob are made
     platform: Platform | None = None  # of an index, which one to take; None: this machine's
+    run: Callable[[Sequence[str]], CompletedProcess[bytes]] = run  # how others' programs are run
 
 
 class Content(NamedTuple):

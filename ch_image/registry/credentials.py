@@ -13,11 +13,14 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ch_image.errors import RegistryError, printable
 from ch_image.registry.auth import Credential
+
+if TYPE_CHECKING:
+    import subprocess
 
 MAX_FILE = 4 << 20  # bytes of an auth file
 HELPER_TIMEOUT = 60.0  # seconds for a credential helper, which may ask the user
@@ -28,6 +31,7 @@ _HUB_SERVER = "https://index.docker.io/v1/"  # what docker calls its own registr
 _DOCKER_TOKEN_USER = "<token>"  # a helper's way to say that the secret is an identity token
 
 Prompt = Callable[[str, str], Credential | None]
+Run = Callable[[Sequence[str], bytes, float], "subprocess.CompletedProcess[bytes]"]
 
 
 class Sources(NamedTuple):
@@ -39,6 +43,7 @@ class Sources(NamedTuple):
     login: bool = False  # --auth: log in wherever asked, with the above or by prompt
     one_time: bool = False  # --password-many: ask anew each time, keep nothing
     prompt: Prompt | None = None  # (registry, username) -> what the user types; None: no terminal
+    run: Run | None = None  # (words, standard input, seconds): how helpers are run; None: as we are
 
 
 def registry_key(name: str) -> str:
@@ -122,13 +127,7 @@ class Credentials:
         program = f"docker-credential-{name}"
         server = _HUB_SERVER if key == _HUB else key
         try:
-            done = subprocess.run(
-                [program, "get"],
-                input=server.encode(),
-                capture_output=True,
-                timeout=HELPER_TIMEOUT,
-                check=False,
-            )
+            done = (self.sources.run or _run)([program, "get"], server.encode(), HELPER_TIMEOUT)
         except FileNotFoundError:
             self._warn(f"{path} asks for {program}, which is not installed; going on without")
             return None
@@ -150,6 +149,12 @@ class Credentials:
         if user == _DOCKER_TOKEN_USER:
             return Credential(identity_token=secret, source=program)
         return Credential(user, secret, source=program) if secret else None
+
+
+def _run(words: Sequence[str], data: bytes, seconds: float) -> subprocess.CompletedProcess[bytes]:
+    import subprocess
+
+    return subprocess.run(words, input=data, capture_output=True, timeout=seconds, check=False)
 
 
 def _lookup_order(registry: str, repository: str) -> Iterable[str]:

@@ -21,6 +21,7 @@ from ch_image.model.oci import (
     OCI_LAYER,
     OCI_MANIFEST,
     Descriptor,
+    History,
     ImageConfig,
     Manifest,
     config_json,
@@ -186,8 +187,11 @@ def _dated(config: ImageConfig, wishes: Wishes) -> ImageConfig:
 
 
 def _config(config: ImageConfig, storage: Storage) -> Descriptor:
-    filled = sum(not line.empty_layer for line in config.history)
-    if config.history and filled != len(config.diff_ids):  # some registries refuse such a config
+    lacking = len(config.diff_ids) - sum(not line.empty_layer for line in config.history)
+    if config.history and lacking > 0:  # it was built on an image that has no history
+        untold = History(comment="of a base without history")
+        config = config._replace(history=(untold,) * lacking + config.history)
+    elif lacking:  # some registries refuse such a config
         config = config._replace(history=())
     raw = json.dumps(config_json(config), separators=(",", ":"), ensure_ascii=False)
     data = raw.encode("utf-8", "surrogateescape")

@@ -191,6 +191,7 @@ def rounds(count: int, tools: Mapping[str, Work]) -> dict[str, list[float]]:
     for number in range(count + 1):
         for name, prepare in tools.items():
             took = timed(prepare(number))
+            print(f"  {name}: {took:.3f} s", file=sys.stderr, flush=True)
             if number:
                 out[name].append(took)
     return out

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ch_image.cli.network import auth_files, mirrors
+from ch_image.cli.environment import auth_files
+from ch_image.cli.network import mirrors
 from ch_image.errors import ChError
 
 FILES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
