@@ -84,7 +84,9 @@ class Carrier:
                 source = None
                 if effect.sources:
                     source = self._effectors.source(step.origins[0], chains[0])
-                result = copy_files(spec_of(effect), source, draft.root, now=self._now())
+                result = copy_files(
+                    spec_of(effect), source, draft.root, upper=draft.upper, now=self._now()
+                )
                 self._lost("this file system keeps no user attributes" * bool(result.unrecorded))
                 return result.owners
             case AddEffect():

@@ -61,16 +61,19 @@ def copy(
     source: Source | None,
     draft_root: str,
     *,
+    upper: str = "",
     workdir: str = "/",
     selection: Selection | None = None,
     now: int | None = None,
 ) -> CopyResult:
     """Carry out a COPY in the tree at ``draft_root`` (a path of the host).
 
+    ``upper`` is the draft's, if nobody looks at what was copied before it is a layer.
+
     ``selection`` is what `choose` gave, if it was called before. ``now`` (nanoseconds) is the
     time of heredoc files. Raises BuildError.
     """
-    with Target(draft_root, replace=spec.link and not spec.chmod) as target:
+    with Target(draft_root, spec.link and not spec.chmod, upper) as target:
         policy = policy_of(spec, target)
         work = Copying(target, policy, destination(workdir, spec.destination))
         if source is not None:

@@ -2,6 +2,10 @@
 
 With ``replace`` (``--link``) the tree is written as if it were empty: what it holds already is
 neither followed nor merged with, except that a directory stays a directory.
+
+Directories that are made here are filled where an overlay keeps what is new (``upper``), if that
+is told: every file made through the overlay costs the kernel twice as much. Paths are resolved,
+and looked at, in the merged tree only; nothing below a new directory is ever asked for there.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from ch_image.fs import owners
 from ch_image.fs.remove import remove_tree
 from ch_image.fs.tree import MAX_LINKS, Tree
 
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OnCreate = Callable[[int, str], None]
 
 
@@ -25,24 +30,38 @@ def write_fault(path: str, error: OSError) -> BuildError:
 
 
 class Target:
-    """The merged tree at ``root``. Paths are relative to it, without a leading slash."""
+    """The merged tree at ``root``. Paths are relative to it, without a leading slash.
 
-    def __init__(self, root: str, replace: bool = False) -> None:
+    ``upper``: see `ch_image.storage.snapshots.base.Draft`; empty: everything goes through ``root``.
+    """
+
+    def __init__(self, root: str, replace: bool = False, upper: str = "") -> None:
         self.tree = Tree(root)
         self.replace = replace
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fd = os.open(root, _ROOT)
+        self._upper = os.open(upper, _ROOT) if upper else self._fd
         self._made: set[str] = {""}
+        self._new: set[str] = set()
 
     def __enter__(self) -> Target:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._upper != self._fd:
+            os.close(self._upper)
         os.close(self._fd)
         self.tree.close()
 
     def open_dir(self, path: str) -> int:
         """A descriptor of a directory, by a path that holds no links."""
-        return open_directory(self._fd, path)
+        return open_directory(self._upper if path in self._new else self._fd, path)
+
+    def open_for_link(self, path: str, to: str) -> int:
+        """The directory of a file that gets another name in the directory ``to``.
+
+        The kernel links only inside one mount; what was copied before is seen in either.
+        """
+        return open_directory(self._upper if to in self._new else self._fd, path)
 
     def kind(self, path: str) -> int | None:
         """The type (S_IFMT) of what is at ``path``, None when there is nothing that counts."""
@@ -86,7 +105,7 @@ class Target:
             if self.replace:
                 self._mkdirs_afresh(path, mode, on_create)
             else:
-                self.tree.mkdirs(path, mode, on_create)
+                self.tree.mkdirs(path, mode, self._noting(on_create))
         except NotADirectoryError:
             raise BuildError(
                 f"/{printable(path)} cannot be made in the image: there is a file on the way",
@@ -94,6 +113,13 @@ class Target:
             ) from None
         except OSError as error:
             raise write_fault(path, error) from None
+
+    def _noting(self, on_create: OnCreate) -> OnCreate:
+        def created(fd: int, path: str) -> None:
+            self._new.add(path)
+            on_create(fd, path)
+
+        return created
 
     def _mkdirs_afresh(self, path: str, mode: int, on_create: OnCreate) -> None:
         at = ""
@@ -133,6 +159,7 @@ class Target:
             self._made.add(path)
         if state is None:
             os.mkdir(name, 0o700, dir_fd=fd)
+            self._new.add(path)
         return state is None
 
     def make_room(self, fd: int, name: str, path: str) -> None:

@@ -183,7 +183,7 @@ class Transfer:
         there, _, old = first.rpartition("/")
         here, _, new = place.rpartition("/")
         with _writing(place):
-            src = self._target.open_dir(there)
+            src = self._target.open_for_link(there, to=here)
             try:
                 dst = self._target.open_dir(here)
                 try:

@@ -18,14 +18,20 @@ from ch_image.storage.layers import Chain, LayerId, Layers
 
 
 class Draft:
-    """A writable tree that starts as what ``chain`` gives; ``root`` is where it lies."""
+    """A writable tree that starts as what ``chain`` gives; ``root`` is where it lies.
 
-    __slots__ = ("chain", "root", "stage")
+    ``upper``, unless it is empty, holds what was added to it. A directory that was made in the
+    draft lies there alone: to fill it there gives the same layer for half the work of the kernel,
+    if nothing in it has been looked up by ``root`` before or is afterwards.
+    """
 
-    def __init__(self, root: str, chain: Chain, stage: str) -> None:
+    __slots__ = ("chain", "root", "stage", "upper")
+
+    def __init__(self, root: str, chain: Chain, stage: str, upper: str = "") -> None:
         self.root = root
         self.chain = chain
         self.stage = stage  # the snapshotter's own
+        self.upper = upper
 
     def __repr__(self) -> str:
         return f"Draft({self.root!r}, {len(self.chain)} layers)"

@@ -37,7 +37,7 @@ class OverlaySnapshotter:
         """A writable overlay of ``chain``."""
         lowers = self._lowers(chain)
         stage = self._layers.stage()
-        draft = Draft(f"{stage}r", chain, stage)
+        draft = Draft(f"{stage}r", chain, stage, f"{stage}/t")
         try:
             with faults("prepare a tree"):
                 make_dir(f"{stage}w")
