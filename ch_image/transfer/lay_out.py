@@ -139,6 +139,13 @@ def _place(blob: Descriptor) -> str:
     return f"blobs/sha256/{hex_of(blob.digest)}"
 
 
+def _known(name: ImageRef) -> str:
+    """The full name as Docker and Podman have it: their hub is called docker.io."""
+    hub = "registry-1.docker.io/"
+    full = name.canonical
+    return f"docker.io/{full[len(hub) :]}" if full.startswith(hub) else full
+
+
 def _entries(packed: Packed, names: Sequence[ImageRef]) -> list[dict[str, Any]]:
     """The image's entries of the index: one for each name, or one without."""
     top = packed.image.manifest
@@ -148,7 +155,7 @@ def _entries(packed: Packed, names: Sequence[ImageRef]) -> list[dict[str, Any]]:
     if not names:
         return [entry]
     return [
-        {**entry, "annotations": {_CONTAINERD: name.canonical, _NAME: name.tag or "latest"}}
+        {**entry, "annotations": {_CONTAINERD: _known(name), _NAME: name.tag or "latest"}}
         for name in names
     ]
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -282,7 +283,8 @@ def test_docker_and_podman_are_used_through_their_programs(
     bin_dir.mkdir()
     for name in ("docker", "podman"):
         (bin_dir / name).write_text(
-            f'#!/bin/sh\ncase $1 in load) cp "$3" {kept};; save) cp {kept} "$3";; '
+            '#!/bin/sh\n[ "$(id -u)" != 0 ] || exit 7\n'  # they look for root's images then
+            f'case $1 in load) cp "$3" {kept};; save) cp {kept} "$3";; '
             "image) exit 1;; *) exit 9;; esac\n"
         )
         (bin_dir / name).chmod(0o755)
@@ -296,6 +298,30 @@ def test_docker_and_podman_are_used_through_their_programs(
         kept.unlink()
     lacking = demo.run("ch-convert", "-o", "podman", "demo:1", "x", env={"PATH": "/nosuch"})
     assert "podman is not installed" in lacking.fault()
+
+
+def test_podman_itself_takes_and_gives_images(demo: world.Tool, tmp_path: Path) -> None:
+    """As an ordinary user without subordinate IDs, whom it lets have one ID."""
+    podman = shutil.which("podman")
+    if podman is None:
+        pytest.skip("podman is not installed")
+    place = tmp_path / "containers"
+    (demo.home / ".config/containers").mkdir(parents=True)
+    (demo.home / ".config/containers/storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\nrunroot = "{place}/run"\ngraphroot = "{place}/graph"\n'
+        '[storage.options.vfs]\nignore_chown_errors = "true"\n'
+    )
+    env = demo.environment()
+    demo.run("ch-convert", "-o", "podman", "demo:1", "theirs:1").ok()
+    demo.run("ch-convert", "-i", "podman", "theirs:1", "back").ok()
+    assert demo.run("ch-run", "back", "--", "cat", "/new").ok().out == "new\n"
+    done = demo.run("ch-convert", "--no-clobber", "-o", "podman", "demo:1", "theirs:1")
+    assert "podman has an image theirs:1 already" in done.fault()
+    listed = subprocess.check_output(
+        [podman, "images", "-q", "docker.io/library/theirs:1"], env=env
+    )
+    assert listed.strip()
+    subprocess.run([podman, "unshare", "rm", "-rf", place], env=env, check=True)
 
 
 def test_no_clobber_and_tags_hold_for_layouts(demo: world.Tool, tmp_path: Path) -> None:
