@@ -19,6 +19,7 @@ from ch_image.sandbox import records
 from ch_image.sandbox import syscalls as kernel
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FROM_FD, _ONTO_FD = 4, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = (
     ("fd", "/proc/self/fd"),
@@ -276,7 +277,7 @@ class File(Operation):
                 data = data[os.write(fd, data) :]
             target = root.target(self.target, False)
             try:
-                kernel.mount(fd_path(fd), fd_path(target), None, kernel.MS_BIND)
+                _bind_memory(root, memory, fd, target)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, self.target) from None
             finally:
@@ -317,6 +318,21 @@ def _memory() -> int:
         return kernel.syscall(kernel.SYS_fsmount, context, 1, flags)
     finally:
         os.close(context)
+
+
+def _bind_memory(root: Root, memory: int, fd: int, target: int) -> None:
+    try:
+        kernel.mount(fd_path(fd), fd_path(target), None, kernel.MS_BIND)
+        return
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    # Before Linux 6.15 only what is mounted somewhere can be bound: over the root for a moment.
+    kernel.syscall(kernel.SYS_move_mount, memory, b"", root.fd, b"", _FROM_FD | _ONTO_FD)
+    try:
+        kernel.mount(fd_path(fd), fd_path(target), None, kernel.MS_BIND)
+    finally:
+        kernel.umount2(fd_path(memory), kernel.MNT_DETACH)
 
 
 def remove_stubs(root: str, made: list[tuple[str, int]]) -> None:
