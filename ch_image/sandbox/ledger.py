@@ -74,6 +74,10 @@ class Ledger:
             return None
         return mark
 
+    def has(self, status: os.stat_result) -> bool:
+        """Whether there may be a mark for the file."""
+        return (status.st_dev, status.st_ino) in self._marks
+
     def owner(self, fd: int, status: os.stat_result) -> Owner:
         """The owner of the file at ``fd`` (O_PATH), and the type that its record gives it."""
         if records.can_carry(status.st_mode):

@@ -22,6 +22,10 @@ from ch_image.sandbox.procfs import of_fd
 from ch_image.sandbox.readers import Readers
 from ch_image.sandbox.seccomp import MARKED, names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP = 1
 _SOL_SOCKET = 1
@@ -64,6 +68,7 @@ class Supervisor:
         self._request = bytearray(80)
         self._mounting = Mounting(furnished)
         self._readers = Readers()
+        self._answers = self._table()
         if listener >= 0:
             hasten(listener)
 
@@ -76,11 +81,11 @@ class Supervisor:
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.EINTR)  # the caller died meanwhile
         id_, pid, _, nr, arch, _, *args = _NOTIFICATION.unpack(request)
-        name = self._names.get((arch, nr), "")
+        name = self._names[arch, nr]
         call = Call(self.listener, id_, pid, name, tuple(args), self._mounting.plain)
         self.count += 1
         try:
-            value, flags = self._answer(call)
+            value, flags = self._answers[call.name](call)
         except OSError as error:
             value, flags = -(error.errno or errno.EIO), 0
         if flags >= 0:
@@ -92,34 +97,34 @@ class Supervisor:
                 pass
         return True
 
-    def _answer(self, call: Call) -> Reply:
-        name = call.name
-        if name in MARKED or name == "statx":
-            return self._stat(call)
-        if name in CREATING:
-            return create(call, self.identities.of(call.pid), self.ledger)
-        if name in ("chown", "lchown", "fchown", "fchownat"):
-            return self._chown(call)
-        if name in ("execve", "execveat"):
-            return self._exec(call, self.identities.of(call.pid))
-        if name == "getsockopt":
-            return self._peer(call)
-        if name.startswith("get"):
-            return self._get(call)
-        if name in ("link", "linkat"):
-            return link(call, self.ledger)
-        if name == "prctl":
-            ids = self.identities.of(call.pid)
-            self.identities.change(call.pid, ids.with_keep(bool(call.args[1])))
-            return CONTINUE
-        if name in Mounting.CALLS:
-            return self._mounting.answer(call)
-        if name.endswith("setxattr"):
-            return self._setxattr(call)
-        if name == "io_uring_setup":
-            # Files made through a ring would be root's; programs do without (Docker refuses it).
-            return CONTINUE if self.identities.of(call.pid).is_root else (-errno.EPERM, 0)
-        return self._set(call)
+    def _table(self) -> dict[str, Callable[[Call], Reply]]:
+        """Who answers which call, without the "16" of calls with 16-bit IDs."""
+        table: dict[str, Callable[[Call], Reply]]
+        table = dict.fromkeys((*MARKED, "statx"), self._stat)
+        table |= dict.fromkeys(CREATING, self._create)
+        table |= dict.fromkeys(("chown", "lchown", "fchown", "fchownat"), self._chown)
+        table |= dict.fromkeys(("execve", "execveat"), self._exec)
+        table |= dict.fromkeys(("link", "linkat"), lambda call: link(call, self.ledger))
+        table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), self._setxattr)
+        table |= dict.fromkeys(Mounting.CALLS, self._mounting.answer)
+        table |= {"getsockopt": self._peer, "io_uring_setup": self._ring, "prctl": self._keep}
+        for name in names().values():
+            plain = name.removesuffix("16")
+            table.setdefault(plain, self._get if plain.startswith("get") else self._set)
+        return table
+
+    def _create(self, call: Call) -> Reply:
+        return create(call, self.identities.of(call.pid), self.ledger)
+
+    def _keep(self, call: Call) -> Reply:
+        """PR_SET_KEEPCAPS."""
+        ids = self.identities.of(call.pid)
+        self.identities.change(call.pid, ids.with_keep(bool(call.args[1])))
+        return CONTINUE
+
+    def _ring(self, call: Call) -> Reply:
+        """Files made through a ring would be root's; programs do without (Docker refuses it)."""
+        return CONTINUE if self.identities.of(call.pid).is_root else (-errno.EPERM, 0)
 
     # -- who a process is --
 
@@ -194,10 +199,11 @@ class Supervisor:
         call.poke(length, struct.pack("<I", len(data)))
         return DONE
 
-    def _exec(self, call: Call, ids: Ids) -> Reply:
+    def _exec(self, call: Call) -> Reply:
         """A set-user-ID program gives its owner's identity, as the kernel would."""
+        ids = self.identities.of(call.pid)
         at = call.name == "execveat"
-        path = call.string(call.args[1] if at else call.args[0])
+        path = call.glimpse(call.args[1] if at else call.args[0])
         self._readers.exec(call.pid, path, other=not ids.is_root)
         if not path or ids.is_root and not ids.keep:
             return CONTINUE
@@ -221,6 +227,8 @@ class Supervisor:
 
     def _chown(self, call: Call) -> Reply:
         args = call.args
+        if self._changes_nothing(call):
+            return CONTINUE
         if call.name == "fchown":
             where, first = call.descriptor(args[0]), 1
         elif call.name == "fchownat":
@@ -238,6 +246,24 @@ class Supervisor:
             return self._give(where, uid, gid, self.identities.of(call.pid))
         finally:
             os.close(where)
+
+    def _changes_nothing(self, call: Call) -> bool:
+        """Whether it gives root a file that no record says is another's: the usual case."""
+        args, first = call.args, 2 if call.name == "fchownat" else 1
+        if any(i not in (0, UNSET) for i in call.ids(first, 2)):
+            return False
+        if not self.identities.of(call.pid).privileged:
+            return False
+        try:
+            if call.name == "fchown":
+                return not self._may_have_owner(call, args[0], b"", True)
+            if call.name == "fchownat":
+                path, follow = call.glimpse(args[1]), not args[4] & _AT_SYMLINK_NOFOLLOW
+                return not self._may_have_owner(call, args[0], path, follow)
+            path, follow = call.glimpse(args[0]), call.name == "chown"
+            return not self._may_have_owner(call, AT_FDCWD, path, follow)
+        except OSError:
+            return False
 
     def _give(self, fd: int, uid: int, gid: int, ids: Ids) -> Reply:
         """What chown(2) does: the owner by a record, its side effects by the kernel."""
@@ -292,11 +318,14 @@ class Supervisor:
 
     def _may_have_owner(self, call: Call, base: int, path: bytes, follow: bool) -> bool:
         """Whether a closer look is needed; for most files one look at an attribute tells."""
-        if not call.plain or self.ledger:
+        if not call.plain:
             return True
         where = call.place(base, path) if path else b"%d/fd/%d" % (call.pid, base & 0xFFFFFFFF)
+        follow = follow or not path
         try:
-            os.getxattr(where, records.ATTRIBUTE, follow_symlinks=follow or not path)
+            if self.ledger and self.ledger.has(os.stat(where, follow_symlinks=follow)):
+                return True
+            os.getxattr(where, records.ATTRIBUTE, follow_symlinks=follow)
         except OSError:
             return False
         return True

@@ -83,11 +83,11 @@ SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _NUMBERS = {
     "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332,
-               "prlimit": 302, "readv": 310, "writev": 311, "fstatat": 262, "kcmp": 312,
+               "prlimit": 302, "writev": 311, "fstatat": 262, "kcmp": 312,
                "clone": 56, "capset": 126, "capget": 125, "personality": 135, "keyctl": 250,
                "ioprio_set": 251, "setdomainname": 171},
     "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291,
-                "prlimit": 261, "readv": 270, "writev": 271, "fstatat": 79, "kcmp": 272,
+                "prlimit": 261, "writev": 271, "fstatat": 79, "kcmp": 272,
                 "clone": 220, "capset": 91, "capget": 90, "personality": 92, "keyctl": 219,
                 "ioprio_set": 30, "setdomainname": 162},
 }  # fmt: skip
@@ -105,7 +105,6 @@ SYS_pivot_root = _HERE["pivot_root"]
 SYS_seccomp = _HERE["seccomp"]
 SYS_statx = _HERE["statx"]
 SYS_prlimit = _HERE["prlimit"]
-SYS_process_vm_readv = _HERE["readv"]
 SYS_process_vm_writev = _HERE["writev"]
 SYS_fstatat = _HERE["fstatat"]
 SYS_kcmp = _HERE["kcmp"]
@@ -261,15 +260,30 @@ def prlimit(pid: int, resource: int, new: bytes | None, old: bytearray | None) -
     syscall(SYS_prlimit, pid, resource, new, room)
 
 
+_LONGEST = 1 << 18  # bytes that read_memory reads at most: setgroups with all of its groups
+_room = ctypes.create_string_buffer(_LONGEST)
+_view = memoryview(_room).cast("B")
+_vectors = (ctypes.c_ulong * 6)(ctypes.addressof(_room))
+_pointer, _number = ctypes.c_void_p, ctypes.c_ulong
+_libc.process_vm_readv.argtypes = [ctypes.c_int, _pointer, _number, _pointer, _number, _number]
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_LOCAL = ctypes.addressof(_vectors)
+
+
 def read_memory(pid: int, address: int, size: int) -> bytes:
-    """process_vm_readv(2): up to ``size`` bytes, fewer where a page is missing. EFAULT for none."""
-    room = ctypes.create_string_buffer(size)
+    """process_vm_readv(2): up to ``size`` bytes, fewer where a page is missing. EFAULT for none.
+
+    Not to be called by two threads at once.
+    """
+    size = min(size, _LONGEST)
     # Cut at page ends: the kernel reads whole pieces or stops before one.
     first = min(size, 4096 - address % 4096)
-    remote = struct.pack("4Q", address, first, address + first, size - first)
-    local = struct.pack("2Q", ctypes.addressof(room), size)
-    done = syscall(SYS_process_vm_readv, pid, local, 1, remote, 2 if size > first else 1, 0)
-    return room.raw[:done]
+    _vectors[1:] = [size, address, first, address + first, size - first]
+    pieces = 2 if size > first else 1
+    done: int = _libc.process_vm_readv(pid, _LOCAL, 1, _LOCAL + 16, pieces, 0)
+    if done < 0:
+        raise fail()
+    return bytes(_view[:done])
 
 
 def write_memory(pid: int, address: int, data: bytes) -> None:
