@@ -149,7 +149,7 @@ class Creation:
 def listening(directory: str, name: str) -> socket.socket:
     """A listening socket in a container's directory."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.bind(f"/proc/self/fd/{fd}/{name}")  # a socket's path may have 107 bytes
         listener.listen(64)

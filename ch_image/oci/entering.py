@@ -20,6 +20,7 @@ from ch_image.oci.states import RECORDED, Record, knock
 from ch_image.oci.wishes import Wishes
 from ch_image.sandbox import power
 from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.plan import Identity
 
 
 def run(directory: str, record: Record, process: Process, wishes: Wishes) -> int:
@@ -73,6 +74,8 @@ def _enter(
     """Never returns."""
     try:
         supervisor = knock(directory, "emulation") if record.emulation == RECORDED else None
+        if supervisor is not None:
+            _mark(supervisor, process)
         profile = _profile(directory)
         last = power.last_capability()
         proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -99,6 +102,19 @@ def _enter(
         channel.send("error", said(error), getattr(error, "hint", ""))
     finally:
         os._exit(127)
+
+
+def _mark(supervisor: socket.socket, process: Process) -> None:
+    """Put on the mark by which the supervisor will know who this is (sandbox.identity).
+
+    It must be done here: inside, this process is not its own to look into (proc(5), dumpable).
+    """
+    user = process.user
+    supervisor.send(str(Identity(user.uid, user.gid, user.groups)).encode())
+    mark = int(supervisor.recv(16) or b"-1")
+    if mark < 0:
+        raise ChError(f"process.user: the container knows too many users to add {user.uid}")
+    kernel.write_file("/proc/self/coredump_filter", f"{mark:#x}")
 
 
 def _profile(directory: str) -> bytes:

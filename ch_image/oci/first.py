@@ -26,9 +26,12 @@ from ch_image.sandbox import power, procfs, userns
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.identity import ids_of
 from ch_image.sandbox.mounts import loopback_up
+from ch_image.sandbox.plan import Identity
 from ch_image.sandbox.seccomp import program as filter_program
 from ch_image.sandbox.start import install_filter
 from ch_image.sandbox.supervisor import Supervisor, hasten
+
+_PATIENCE = 5.0  # seconds for a process that wants to be served to say who it is
 
 
 class Setup(NamedTuple):
@@ -293,37 +296,56 @@ def _supervise(setup: Setup, first: socket.socket) -> None:
 
 
 class Watch:
-    """Serves the filters that come over ``first`` (once) and ``more`` (with each ``exec``)."""
+    """Serves the filters that come over ``first`` (once) and ``more`` (with each ``exec``).
+
+    Who comes over ``more`` says first who it wants to be (uid:gid:groups), and gets the mark of
+    that identity to put on itself.
+    """
 
     def __init__(self, more: socket.socket, first: socket.socket, supervisor: Supervisor) -> None:
         self._more, self._first, self._supervisor = more, first, supervisor
         self._listeners: set[int] = set()
+        self._coming: dict[int, socket.socket] = {}
         self._poll = select.poll()
 
     def serve(self) -> None:
         """Until the first process is gone, and every process with a filter."""
-        waits = True
-        self._poll.register(self._first, select.POLLIN)
+        self._expect(self._first)
         self._poll.register(self._more, select.POLLIN)
-        while waits or self._listeners:
+        while self._coming or self._listeners:
             for fd, event in self._poll.poll():
-                if fd == self._first.fileno():
-                    self._take(self._first)
+                if fd in self._coming:
                     self._poll.unregister(fd)
-                    waits = False
+                    self._take(self._coming.pop(fd))
                 elif fd == self._more.fileno():
-                    connection, _ = self._more.accept()
-                    self._take(connection)
-                    connection.close()
+                    self._greet(self._more.accept()[0])
                 else:
                     self._answer(fd, event)
 
+    def _expect(self, connection: socket.socket) -> None:
+        self._coming[connection.fileno()] = connection
+        self._poll.register(connection, select.POLLIN)
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.settimeout(_PATIENCE)
+        try:
+            who = Identity.parse(connection.recv(4096).decode())
+            ids = ids_of(who.uid, who.gid, who.groups)
+            mark = self._supervisor.identities.index_for(ids)
+            connection.send(str(-1 if mark is None else mark).encode())
+        except (OSError, ValueError):
+            connection.close()
+            return
+        self._expect(connection)
+
     def _take(self, connection: socket.socket) -> None:
+        """Get the descriptor of a filter, and with it a process to serve."""
         room = struct.calcsize("i")
         try:
             _, ancillary, _, _ = connection.recvmsg(16, socket.CMSG_SPACE(room))
         except OSError:
-            return
+            ancillary = []
+        connection.close()
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 (fd,) = struct.unpack("i", content[:room])

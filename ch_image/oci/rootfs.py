@@ -159,7 +159,7 @@ def _on_existing(root: Root, path: str, work: Callable[[Root, str, int], None]) 
 
 def _mask(_root: Root, _path: str, fd: int) -> None:
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        kernel.mount("tmpfs", fd_path(fd), "tmpfs", kernel.MS_RDONLY, "size=0k,mode=0")
+        kernel.mount("tmpfs", fd_path(fd), "tmpfs", kernel.MS_RDONLY, "size=0k,mode=0555")
     else:
         kernel.mount("/dev/null", fd_path(fd), None, kernel.MS_BIND)
 

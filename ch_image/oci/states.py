@@ -280,7 +280,7 @@ def listens(directory: str) -> bool:
 def knock(directory: str, name: str = "start") -> socket.socket:
     """Connect to a socket of a container. Raises OSError when nobody listens."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         # By descriptor: a socket's path may have 107 bytes.
         connection.connect(f"/proc/self/fd/{fd}/{name}")

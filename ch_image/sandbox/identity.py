@@ -104,15 +104,20 @@ class Identities:
 
     def change(self, pid: int, new: Ids) -> bool:
         """Give ``pid`` an identity; False when it cannot be marked (then it keeps the old)."""
-        index = self._index.get(new.key())
+        index = self.index_for(new)
         if index is None:
-            if not self._free:
-                return False
+            return False
+        self._lend(pid)
+        return _write_filter(pid, index)
+
+    def index_for(self, new: Ids) -> int | None:
+        """The mark of an identity, for who marks itself; None when there are too many."""
+        index = self._index.get(new.key())
+        if index is None and self._free:
             index = self._free.pop()
             self._index[new.key()] = index
             self._by_index[index] = new
-        self._lend(pid)
-        return _write_filter(pid, index)
+        return index
 
     def _lend(self, pid: int) -> None:
         """The child of a vfork has its parent's memory, and so its mark, until it execs."""
