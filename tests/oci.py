@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,41 @@ def config(bundle: Path) -> dict[str, Any]:
 
 def mounted(tool: world.Tool) -> list[dict[str, Any]]:
     """What ``oci list`` says of bundles."""
-    value: list[dict[str, Any]] = json.loads(tool("oci", "list", "--format", "json").ok().out)
+    found: list[dict[str, Any]] = listed(tool)["bundles"]
+    return found
+
+
+def containers(tool: world.Tool) -> dict[str, str]:
+    """What ``oci list`` says of containers: ID -> status."""
+    return {one["id"]: one["status"] for one in listed(tool)["containers"]}
+
+
+def listed(tool: world.Tool) -> dict[str, Any]:
+    """What ``oci list`` says."""
+    value: dict[str, Any] = json.loads(tool("oci", "list", "--format", "json").ok().out)
     return value
+
+
+def state(tool: world.Tool, ident: str) -> dict[str, Any]:
+    """A container's state."""
+    value: dict[str, Any] = json.loads(tool("oci", "state", ident).ok().out)
+    return value
+
+
+def command(bundle: Path, *args: str, **process: Any) -> Path:
+    """The bundle with another command in its config.json, and other fields of its process."""
+    found = config(bundle)
+    found["process"] |= {"args": list(args), **process}
+    (bundle / "config.json").write_text(json.dumps(found))
+    return bundle
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Look until something is the case."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:

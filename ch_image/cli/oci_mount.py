@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 
 from ch_image.cli import options
+from ch_image.cli.oci_run import status_of, store_of
 from ch_image.cli.session import Session, emit
 from ch_image.errors import BuildError, ChError, ImageError, UsageError, printable
 
@@ -141,6 +142,7 @@ def _umount(session: Session) -> int:
     bundle = bundle_path(session, session.words[0])
     with holder.claimed(bundle):
         bundle_path(session, bundle)  # it may have been unmounted while we waited
+        _refuse_used(session, bundle)
         if os.readlink(f"{bundle}/{holder.MARKER}") == holder.COPY:
             from ch_image.fs.remove import remove_tree
             from ch_image.oci.bundle import ROOTFS
@@ -152,6 +154,17 @@ def _umount(session: Session) -> int:
         with suppress(OSError):  # something else is in it
             os.rmdir(bundle)
     return 0
+
+
+def _refuse_used(session: Session, bundle: str) -> None:
+    """Raises ChError while a container of the bundle has not ended."""
+    store = store_of(session)
+    for record in store.list():
+        if record.bundle == bundle and store.status(record) != "stopped":
+            raise ChError(
+                f"the bundle is in use by container {record.id}",
+                hint=f"end it first: ch-image oci delete --force {record.id}",
+            )
 
 
 UMOUNT = options.Command(
@@ -167,23 +180,32 @@ UMOUNT = options.Command(
 def _list(session: Session) -> int:
     from ch_image.oci import holder
 
-    rows = [
+    bundles = [
         {"bundle": one.bundle, "image": one.image, "pid": one.pid, "since": one.since}
         for one in holder.all_held(session.storage.path)
+    ]
+    store = store_of(session)
+    containers = [
+        {"id": one.id, "status": status_of(store, one), "pid": one.pid, "bundle": one.bundle}
+        for one in store.list()
     ]
     if session.parsed.text("format") == "json":
         import json
 
-        emit([json.dumps(rows, indent=2)])
-    else:
-        emit(printable(f"{row['bundle']}  {row['image']}  pid {row['pid']}", 5000) for row in rows)
+        emit([json.dumps({"bundles": bundles, "containers": containers}, indent=2)])
+        return 0
+    for bundle in bundles:
+        text = f"bundle     {bundle['bundle']}  of {bundle['image']}, held by {bundle['pid']}"
+        emit([printable(text, 5000)])
+    for one in containers:
+        emit([printable(f"container  {one['id']}  {one['status']}  of {one['bundle']}", 5000)])
     return 0
 
 
 LIST = options.Command(
     "oci list",
     "",
-    "Lists the bundles of this storage that are mounted.",
+    "Lists the bundles of this storage that are mounted, and your containers.",
     (options.value("--format", "FORMAT", "text or json", choices=("text", "json")),),
     _list,
 )

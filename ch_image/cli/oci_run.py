@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ch_image.oci.attach import Attachment
     from ch_image.oci.keeper import Order
     from ch_image.oci.states import Record, Store
 
@@ -24,6 +25,14 @@ def store_of(session: Session) -> Store:
     from ch_image.oci.states import Store
 
     return Store(containers_path("", session.env))
+
+
+def status_of(store: Store, record: Record) -> str:
+    """What the specification calls it, or ``paused``."""
+    from ch_image.oci.freeze import PAUSED
+
+    status = store.status(record)
+    return PAUSED if status == "running" and record.more.get(PAUSED) else status
 
 
 def _order(session: Session, *, owner: int = -1, direct: bool = False) -> Order:
@@ -90,9 +99,11 @@ def _run(session: Session) -> int:
         line = talk.call(store, ident)
         if line is None:
             raise ChError(f"the process that keeps container {ident} was killed")
-        record = container.start(store, ident, session.log.warning)
+        record = store.read(ident)
         # What is not a terminal is the container's own already.
-        code = _follow(store, record, line, watch=not _is_terminal(record))
+        code = _attachment(store, record, line, watch=not _is_terminal(record)).follow(
+            lambda: container.start(store, ident, session.log.warning)
+        )
         if code is None:
             line.send(talk.FREE)
             stays = True
@@ -105,18 +116,20 @@ def _run(session: Session) -> int:
 
 
 def _is_terminal(record: Record) -> bool:
-    return bool(record.process.get("terminal"))
+    from ch_image.oci.keeper import TERMINAL
+
+    return bool(record.more.get(TERMINAL))
 
 
-def _follow(store: Store, record: Record, line: Any, *, watch: bool) -> int | None:
-    """What the container says, until it ends: its exit code; None when the user detached."""
+def _attachment(store: Store, record: Record, line: Any, *, watch: bool) -> Attachment:
+    """Our descriptors as the container's; signals go to it."""
     from ch_image.oci import container
     from ch_image.oci.attach import Attachment
 
     def signalled(number: int) -> None:
         container.kill(store, record.id, number)
 
-    return Attachment(line, signalled, terminal=_is_terminal(record), watch=watch).follow()
+    return Attachment(line, signalled, terminal=_is_terminal(record), watch=watch)
 
 
 RUN = options.Command(
@@ -142,14 +155,13 @@ START = options.Command("oci start", "ID", "Starts a created container.", (), _s
 def _state(session: Session) -> int:
     import json
 
-    from ch_image.oci import container, freeze
+    from ch_image.oci import container
     from ch_image.oci.keeper import EXIT
 
     store, ident = store_of(session), session.words[0]
     found = container.state(store, ident)
     record = store.read(ident)
-    if found["status"] == "running" and freeze.is_paused(store, ident):
-        found["status"] = "paused"
+    found["status"] = status_of(store, record)
     if EXIT in record.more:
         found["exitCode"] = record.more[EXIT]
     emit([json.dumps(found, indent=2)])
@@ -175,7 +187,7 @@ def _attach(session: Session) -> int:
     record = store.read(ident)
     line = talk.call(store, ident)
     if line is not None:
-        code = _follow(store, record, line, watch=session.parsed.has("no-stdin"))
+        code = _attachment(store, record, line, watch=session.parsed.has("no-stdin")).follow()
         if code is None:
             session.log.line("detached; the container runs on")
         return code or 0

@@ -113,12 +113,14 @@ class Attachment:
         self._input = -1 if watch else 0
         self._typed = b""  # the beginning of DETACH
 
-    def follow(self) -> int | None:
+    def follow(self, begin: Callable[[], object] = lambda: None) -> int | None:
         """Until the container has ended: its exit code; None when the user detached.
 
-        Raises ChError when the keeper was killed.
+        ``begin`` is called when no signal can be missed any more. Raises ChError when the keeper
+        was killed.
         """
         with _signals() as signals, _raw(self._terminal):
+            begin()
             self._resize()
             poll = select.poll()
             poll.register(self._line, select.POLLIN)
@@ -157,19 +159,17 @@ class Attachment:
             data = os.read(self._input, talk.ROOM - len(DETACH))
         except OSError:
             data = b""
+        at_end = not data
         if self._terminal:
             data = self._watch_for_detach(data)
-            if self._typed == DETACH:
-                return False
         try:
             if data:
                 self._line.send(talk.IN + data)
-                return True
-            if not self._typed:
+            if at_end:
                 self._line.send(talk.CLOSE)
         except OSError:  # it has ended; we shall read that
             return False
-        return bool(self._typed)
+        return not at_end and self._typed != DETACH
 
     def _watch_for_detach(self, data: bytes) -> bytes:
         """``data`` without what may be the beginning of the detach keys."""
@@ -213,7 +213,7 @@ def _raw(wanted: bool) -> Iterator[None]:
     import tty
 
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSANOW)  # and keep what was typed ahead
     try:
         yield
     finally:

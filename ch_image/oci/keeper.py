@@ -24,7 +24,8 @@ from ch_image.oci.states import Store, held
 from ch_image.sandbox import syscalls as kernel
 
 _TIOCSWINSZ = 0x5414
-EXIT = "exit"  # in Record.more: the container's exit code
+# In Record.more: the container's exit code, and whether it has a terminal.
+EXIT, TERMINAL = "exit", "terminal"
 
 
 class Order(NamedTuple):
@@ -71,7 +72,7 @@ class _Keeper:
             console=streams.theirs[0] if terminal else -1,
             stdio=streams.theirs if not terminal else (0, 1, 2),
             pid_file=self._order.pid_file,
-            more={"keeper": os.getpid()},
+            more={"keeper": os.getpid(), TERMINAL: terminal},
             warn=warnings.append,
         )
         log = logs.open_log(self._order.log_path, self._order.log_format)
