@@ -94,14 +94,17 @@ class Call:
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
-    def peer(self) -> tuple[int, int, int]:
-        """(process, user, group) at the other end of the socket that is the first argument."""
+    def fetch(self, number: int) -> int:
+        """A duplicate of the caller's descriptor ``number``: the same socket (Linux 5.6)."""
         pidfd = kernel.pidfd_open(procfs.process_of(self.pid))
         try:
-            fd = kernel.pidfd_getfd(pidfd, self.args[0] & 0xFFFFFFFF)
+            return kernel.pidfd_getfd(pidfd, number & 0xFFFFFFFF)
         finally:
             os.close(pidfd)
-        socket = _socket.socket(fileno=fd)
+
+    def peer(self) -> tuple[int, int, int]:
+        """(process, user, group) at the other end of the socket that is the first argument."""
+        socket = _socket.socket(fileno=self.fetch(self.args[0]))
         try:
             return _CREDENTIALS.unpack(socket.getsockopt(1, _SO_PEERCRED, _CREDENTIALS.size))
         finally:

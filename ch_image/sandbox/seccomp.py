@@ -35,7 +35,7 @@ X86_64 = {
     "prctl": 157, "statx": 332, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262,
     "link": 86, "linkat": 265, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190,
     "mount": 165, "umount2": 166, "chroot": 161, "pivot_root": 155, "setns": 308,
-    "move_mount": 429, "getsockopt": 55,
+    "move_mount": 429, "getsockopt": 55, "bind": 49, "setrlimit": 160, "prlimit64": 302,
 }  # fmt: skip
 _IA32 = {
     "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
@@ -54,11 +54,13 @@ _IA32 = {
 I386 = _IA32 | {
     "openat": 295, "mkdirat": 296, "mknodat": 297, "fchownat": 298, "symlinkat": 304,
     "execveat": 358, "statx": 383, "linkat": 303, "setns": 346, "getsockopt": 365,
+    "bind": 361, "prlimit64": 340,
 }  # fmt: skip
 ARM = _IA32 | {
     "pivot_root": 218, "openat": 322, "mkdirat": 323, "mknodat": 324, "fchownat": 325,
     "symlinkat": 331,
     "execveat": 387, "statx": 397, "linkat": 330, "setns": 375, "getsockopt": 295,
+    "bind": 282, "prlimit64": 369,
 }  # fmt: skip
 AARCH64 = {
     "openat": 56, "mkdirat": 34, "symlinkat": 36, "mknodat": 33, "execve": 221, "execveat": 281,
@@ -69,7 +71,7 @@ AARCH64 = {
     "prctl": 167, "statx": 291, "fstat": 80, "newfstatat": 79, "linkat": 37, "setxattr": 5,
     "lsetxattr": 6, "fsetxattr": 7,
     "mount": 40, "umount2": 39, "chroot": 51, "pivot_root": 41, "setns": 268, "move_mount": 429,
-    "getsockopt": 209,
+    "getsockopt": 209, "bind": 200, "setrlimit": 164, "prlimit64": 261,
 }  # fmt: skip
 
 # These have one number everywhere.
@@ -89,6 +91,7 @@ _CONDITIONS = {
     "openat": (2, _JSET, _O_CREAT | _TMPFILE),
     "prctl": (0, _JEQ, _PR_SET_KEEPCAPS),
     "getsockopt": (2, _JEQ, _SO_PEERCRED),
+    "prlimit64": (2, _JGE, 1),  # the address of new limits
 }
 # What is answered by the filter itself. Without setxattrat, programs use setxattr.
 _ANSWERS = {"capset": 0, "setxattrat": _ENOSYS}

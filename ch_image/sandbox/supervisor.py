@@ -18,6 +18,7 @@ from ch_image.sandbox.creation import CONTINUE, CREATING, DONE, Reply, create, l
 from ch_image.sandbox.identity import UNSET, Identities, Ids, apply_set
 from ch_image.sandbox.ledger import Ledger
 from ch_image.sandbox.mounting import Mounting
+from ch_image.sandbox.privileges import bind, limit
 from ch_image.sandbox.procfs import of_fd
 from ch_image.sandbox.readers import Readers
 from ch_image.sandbox.seccomp import MARKED, names
@@ -107,6 +108,7 @@ class Supervisor:
         table |= dict.fromkeys(("link", "linkat"), lambda call: link(call, self.ledger))
         table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), self._setxattr)
         table |= dict.fromkeys(Mounting.CALLS, self._mounting.answer)
+        table |= {"bind": bind, "setrlimit": self._limit, "prlimit64": self._limit}
         table |= {"getsockopt": self._peer, "io_uring_setup": self._ring, "prctl": self._keep}
         for name in names().values():
             plain = name.removesuffix("16")
@@ -115,6 +117,9 @@ class Supervisor:
 
     def _create(self, call: Call) -> Reply:
         return create(call, self.identities.of(call.pid), self.ledger)
+
+    def _limit(self, call: Call) -> Reply:
+        return limit(call, self.identities.of(call.pid))
 
     def _keep(self, call: Call) -> Reply:
         """PR_SET_KEEPCAPS."""

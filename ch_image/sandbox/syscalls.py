@@ -244,6 +244,12 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return syscall(SYS_pidfd_getfd, pidfd, fd, 0)
 
 
+def bind(fd: int, address: bytes) -> None:
+    """bind(2) to a ``struct sockaddr`` as it is in memory."""
+    if _libc.bind(ctypes.c_int(fd), address, ctypes.c_uint(len(address))) < 0:
+        raise fail()
+
+
 def keep_only(fds: tuple[int, ...]) -> None:
     """Close every descriptor from 3 on but these."""
     last = 2

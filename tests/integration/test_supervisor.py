@@ -243,3 +243,32 @@ sys.exit(os.wait()[1] != 0)
     assert owner(root / "work") == (3, 4)
     assert owner(root / "work/jail/work/x") == (10, 10)
     assert owner(root / "work/x") == (0, 0)
+
+
+def test_low_ports_and_higher_limits_do_not_fail(root: Path) -> None:
+    script = """
+import resource, socket
+for family, address in (socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'):
+    try:
+        s = socket.socket(family)
+        s.bind((address, 0))
+    except OSError:  # no IPv6 here
+        continue
+    s = socket.socket(family); s.bind((address, 80)); s.listen()
+    assert s.getsockname()[1], 'bound'
+    c = socket.create_connection(s.getsockname()[:2])
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft + 5, soft + 5))
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, soft)
+resource.setrlimit(resource.RLIMIT_NOFILE, (9, soft + 5))
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (9, soft)
+resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (8, 8)
+os.setuid(5)
+try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)); sys.exit(3)
+except ValueError:
+    pass
+"""
+    assert run(root, script).code == 0

@@ -40,6 +40,7 @@ def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL
 
 ASKED = {
     "prctl": (8, 1), "open": (0, 0o101), "openat": (0, 0, 0o101), "getsockopt": (3, 1, 17),
+    "prlimit64": (0, 7, 0x1234),
 }  # fmt: skip
 ANSWERED = {"capset": DONE, "setxattrat": NO_SUCH_CALL}
 
@@ -92,6 +93,7 @@ CASES = {
     "prctl of anything else": (X86, 157, (15,), ALLOW),
     "prctl PR_SET_KEEPCAPS": (X86, 157, (8, 1), NOTIFY),
     "an openat of a file without a name": (X86, 257, (0, 0, 0o20200002), NOTIFY),
+    "limits that are only read": (X86, 302, (0, 7, 0, 0x1234), ALLOW),
     "a socket's option": (X86, 55, (3, 1, 4), ALLOW),
     "who is at the other end": (X86, 55, (3, 1, 17), NOTIFY),
     "x32 does not exist here": (X86, 0x40000000 | 1, (), NO_SUCH_CALL),

@@ -1,0 +1,151 @@
+"""What root emulation costs: commands as an ordinary user's RUN, and as root in a chroot.
+
+    python tests/bench/emulation.py --user NAME --base TAR --work DIRECTORY [WORKLOAD...]
+
+To be run as root, from a checkout with a .venv that NAME can read. TAR is a root file system of
+Debian (tests/integration/as-root leaves one). Both sides stand on the same tree, in overlays on
+the same file system, and take turns. Packages and sources are fetched beforehand. DIRECTORY keeps
+the tree, so a second call only measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = (
+    "openssh-server sudo dbus systemd udev cron at exim4-base man-db iputils-ping "
+    "wireshark-common libcap2-bin acl rsync postgresql mariadb-server redis nginx apache2 munge "
+    "slurm-wlm openmpi-bin rabbitmq-server texinfo python3-venv nodejs"
+)
+INSTALL = "apt-get install -y --no-install-recommends"
+WORKLOADS = {
+    "servers": f"{INSTALL} postgresql nginx redis openssh-server man-db dbus sudo",
+    "all": f"{INSTALL} {PACKAGES}",
+    "make": "cd /src/grep-3.8 && make -j2",
+}
+BASE = f"""\
+FROM scratch
+ADD base.tar /
+ENV DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+RUN printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d
+RUN rm -f /etc/apt/apt.conf.d/docker-clean && \\
+    sed 's/^deb /deb-src /' /etc/apt/sources.list > /etc/apt/sources.list.d/source.list && \\
+    apt-get update && {INSTALL} build-essential && mkdir /src && cd /src && apt-get source grep
+RUN cd /src/grep-3.8 && ./configure > /dev/null
+RUN {INSTALL} --download-only {PACKAGES}
+"""
+CHROOT = """\
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/up,workdir=$2/work" "$2/m"
+mount -t proc proc "$2/m/proc" && mount --bind /dev "$2/m/dev" && mount --bind /sys "$2/m/sys"
+exec chroot "$2/m" env -i DEBIAN_FRONTEND=noninteractive \\
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash -c "$3"
+"""
+
+
+class Bench:
+    """A directory of the user's, with a storage directory and the same tree as root has it."""
+
+    def __init__(self, work: Path, user: str) -> None:
+        self.work, self.user = work, user
+
+    def tool(self, program: str, *args: object) -> str:
+        """The output of one of our programs, run as the user."""
+        env = {"HOME": str(self.work), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        done = subprocess.run(
+            ["setpriv", "--reuid", self.user, "--regid", self.user, "--clear-groups",
+             str(CHECKOUT / ".venv/bin" / program), *map(str, args)],
+            check=True, capture_output=True, text=True,
+            env=env | {"CH_IMAGE_STORAGE": str(self.work / "storage")},
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    def prepare(self, base: Path) -> None:
+        """Make the image, and root's copy of it."""
+        tree = self.work / "tree"
+        if tree.exists():
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", base, self.work / "base.tar"], check=True)
+        (self.work / "Dockerfile").write_text(BASE)
+        subprocess.run(["chown", "-R", f"{self.user}:", self.work], check=True)
+        self.tool("ch-image", "build", "-t", "bench", self.work)
+        self.tool("ch-convert", "bench", self.work / "bench.tar")
+        tree.mkdir()
+        subprocess.run(
+            ["tar", "-C", tree, "-xpf", self.work / "bench.tar", "--numeric-owner", "--xattrs",
+             "--xattrs-include=*"], check=True
+        )  # fmt: skip
+        (self.work / "bench.tar").unlink()
+
+    def emulated(self, command: str) -> tuple[float, str]:
+        """Seconds of the command in a RUN, and how many calls were answered."""
+        with tempfile.TemporaryDirectory(dir=self.work) as name:
+            context = Path(name)
+            dockerfile = f'FROM bench\nSHELL ["/bin/bash", "-c"]\nRUN {timed(command)}\n'
+            (context / "Dockerfile").write_text(dockerfile)
+            context.chmod(0o755)
+            out = self.tool("ch-image", "build", "-v", "--rebuild", "-t", "out", context)
+        calls = re.search(r"answered (\d+) calls", out)
+        return seconds(out), calls[1] if calls else "0"
+
+    def native(self, command: str) -> float:
+        """Seconds of the command as root, in a chroot without a filter."""
+        scratch = Path(tempfile.mkdtemp(dir=self.work))
+        for name in ("up", "work", "m"):
+            (scratch / name).mkdir()
+        done = subprocess.run(
+            ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "bash",
+             "-ec", CHROOT, "bash", self.work / "tree", scratch, timed(command)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        subprocess.run(["rm", "-rf", scratch], check=True)
+        return seconds(done.stdout + done.stderr)
+
+
+def timed(command: str) -> str:
+    """The command, telling how long it took."""
+    return f'TIMEFORMAT="took %R"; time {{ {command}; }} > /tmp/log 2>&1 || cat /tmp/log'
+
+
+def seconds(out: str) -> float:
+    """What `timed` told."""
+    found = re.search(r"^took ([\d.]+)", out, re.M)
+    if not found:
+        sys.exit(f"the command failed:\n{out[-2000:]}")
+    return float(found[1])
+
+
+def main() -> None:
+    """Measure the workloads that were named, or all."""
+    parser = argparse.ArgumentParser(description="Measure what root emulation costs.")
+    parser.add_argument("--user", required=True, help="the ordinary user")
+    parser.add_argument("--base", type=Path, help="a tar file of Debian")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3, help="0 only prepares")
+    parser.add_argument("workloads", nargs="*", help=", ".join(WORKLOADS))
+    options = parser.parse_args()
+    os.umask(0o022)
+    bench = Bench(options.work, options.user)
+    bench.prepare(options.base)
+    for name in (options.workloads or WORKLOADS) if options.rounds else ():
+        pairs, calls = [], ""
+        for _ in range(options.rounds):
+            native = bench.native(WORKLOADS[name])
+            emulated, calls = bench.emulated(WORKLOADS[name])
+            pairs.append((emulated, native))
+        ours, roots = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(a / b for a, b in pairs)
+        told = " ".join(f"{a:.2f}/{b:.2f}" for a, b in pairs)
+        print(f"{name:8} {ours:8.2f} s, root {roots:8.2f} s: {ratio:.3f}  ({calls} calls)  {told}")
+
+
+if __name__ == "__main__":
+    main()
