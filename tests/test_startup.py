@@ -55,7 +55,9 @@ CASES = {
     "import of the command line": ("import ch_image.cli.main", SLOW),
     "storage-path": (command("storage-path"), SLOW),
     "--version": (command("--version"), SLOW),
-    "import of ch-run": ("import ch_image.cli.run", SLOW),
+    "import of ch-run": ("import ch_image.cli.run", GROUND),
+    "all of ch-run": ("import ch_image.cli.run, ch_image.cli.run_start", GROUND),
+    "ch-run of a memo": ("import ch_image.cli.run_start, ch_image.cli.run_memo", GROUND),
     "import of the sandbox": ("import ch_image.sandbox.userns", GROUND),
 }
 

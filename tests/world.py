@@ -98,10 +98,16 @@ class Tool:
 
     def argv(self, command: str, *args: object) -> list[str]:
         """How `command` (ch-image, ch-run, ch-convert) is started from this checkout."""
-        module = {"ch-image": "main"}.get(command, command.removeprefix("ch-").replace("-", "_"))
+        known = {
+            "ch-image": "main:main",
+            "ch-builder2tar": "builder2:tar",
+            "ch-builder2squash": "builder2:squash",
+        }
+        name = command.removeprefix("ch-").replace("-", "_")
+        module, _, main = known.get(command, f"{name}:main").partition(":")
         start = (
             f"import sys; sys.argv[0] = {command!r}\n"
-            f"from ch_image.cli.{module} import main; sys.exit(main())"
+            f"from ch_image.cli.{module} import {main} as main; sys.exit(main())"
         )
         return [sys.executable, "-c", start, *map(str, args)]
 

@@ -7,7 +7,6 @@ onto the host.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from ch_image.errors import ChError, printable
 from ch_image.sandbox.mounts import Bind, File, Operation, Root, Tmpfs, fd_path
@@ -23,13 +22,14 @@ _OPTIONAL = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
 _CRAY = (("/var/lib/hugetlbfs", "/var/opt/cray/hugetlbfs"), ("/var/opt/cray/alps/spool",) * 2)
 
 
-class Who(NamedTuple):
-    """Who the command is. Found out before we are root of a namespace."""
+class Who:
+    """Who the command is: ``user`` is the caller's name, ``is_caller`` whether ``uid`` is theirs.
 
-    uid: int
-    gid: int
-    user: str  # the caller's name
-    is_caller: bool  # ``uid`` is the caller's
+    Found out before we are root of a namespace. No NamedTuple, which costs an import of typing.
+    """
+
+    def __init__(self, uid: int, gid: int, user: str, is_caller: bool) -> None:
+        self.uid, self.gid, self.user, self.is_caller = uid, gid, user, is_caller
 
 
 def binds(texts: tuple[str, ...]) -> list[Bind]:

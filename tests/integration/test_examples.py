@@ -59,6 +59,37 @@ def test_the_base_has_its_sticky_directories(busybox: world.Tool, tmp_path: Path
     assert members["bin/sh"].issym() or members["bin/sh"].islnk()
 
 
+def test_numpy_from_packages_solves(ch_image: world.Tool, debian_base: str) -> None:
+    text = (EXAMPLES / "numpy/Dockerfile").read_text().replace("debian:bookworm", debian_base)
+    words = ("build", "-t", "numpy", "-f", "-", EXAMPLES / "numpy")
+    ch_image(*words, stdin=text).ok()
+    solve = ("--set-env", "numpy", "--", "sh", "-c", "python3 /srv/solve.py 200; env")
+    said = ch_image.run("ch-run", *solve).ok().out
+    assert "200 equations, error below 1e-9: True" in said
+    assert "OPENBLAS_NUM_THREADS=1" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "CH_TEST_LONG" not in os.environ, reason="a compiler and two MPIs: CH_TEST_LONG=1 does it"
+)
+def test_an_mpi_program_compiled_in_the_image_runs(ch_image: world.Tool, debian_base: str) -> None:
+    text = (EXAMPLES / "mpihello/Dockerfile").read_text().replace("debian:bookworm", debian_base)
+    ch_image("build", "-t", "mpihello", "-f", "-", EXAMPLES / "mpihello", stdin=text).ok()
+    launch = "mpirun --oversubscribe -np 2 hello"
+    said = ch_image.run("ch-run", "mpihello", "--", "sh", "-c", launch).ok().out
+    assert sorted(said.splitlines()) == ["rank 0 of 2: sum 3", "rank 1 of 2: sum 3"]
+    if shutil.which("mpirun.openmpi") is None:
+        return
+    argv = ch_image.argv("ch-run", "--join", "mpihello", "--", "hello")
+    env = ch_image.environment(TMPDIR="/tmp")
+    done = subprocess.run(
+        ["mpirun.openmpi", "-np", "2", "--oversubscribe", *argv],
+        env=env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert sorted(done.stdout.splitlines()) == sorted(said.splitlines()), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     bool(os.environ.get("CH_IMAGE_SNAPSHOTTER")), reason="once is enough: it takes a minute"

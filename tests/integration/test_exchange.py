@@ -334,3 +334,26 @@ def test_no_clobber_and_tags_hold_for_layouts(demo: world.Tool, tmp_path: Path) 
     assert "exists already" in done.fault()
     for blob in (tmp_path / "x.oci/blobs/sha256").iterdir():
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+
+
+def test_the_names_of_2020_write_into_a_directory(demo: world.Tool, tmp_path: Path) -> None:
+    for command, words, ending in (
+        ("ch-builder2tar", (), "tar.gz"),
+        ("ch-builder2tar", ("--nocompress",), "tar"),
+        ("ch-builder2squash", ("-b", "ch-image"), "sqfs"),
+    ):
+        done = demo.run(command, *words, "demo:1", tmp_path).ok()
+        path = tmp_path / f"demo+1.{ending}"
+        assert (done.out, done.err) == (f"{path}\n", "")
+        demo("import", path, f"from-{command[3:]}").ok()
+        assert demo.run("ch-run", f"from-{command[3:]}", "--", "cat", "/new").ok().out == "new\n"
+    for command, words, message in (
+        ("ch-builder2tar", ("demo:1", "/nosuch"), "no directory: /nosuch"),
+        ("ch-builder2tar", ("nosuch", tmp_path), "no image nosuch"),
+        ("ch-builder2tar", ("demo:1",), "OUTDIR"),
+        ("ch-builder2squash", ("demo:1", tmp_path, "x"), "no options of mksquashfs"),
+    ):
+        done = demo.run(command, *words)
+        assert done.code in (1, 2)
+        assert message in done.err, done
+        assert "Traceback" not in done.err
