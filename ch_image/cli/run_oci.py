@@ -192,10 +192,22 @@ def _count(option: str, text: str) -> int:
 def _create(parsed: Parsed, given: Given) -> int:
     from ch_image.oci import container
 
-    bundle = parsed.text("bundle", ".")
+    store, bundle = given.store(), _bundle(parsed)
     wishes = given.wishes(parsed, keyring=not parsed.has("no-new-keyring"))
-    container.create(given.store(), parsed.words[0], bundle, wishes)
+    container.create(store, parsed.words[0], bundle, wishes)
     return 0
+
+
+def _bundle(parsed: Parsed) -> str:
+    """The bundle's directory. Of one that ``ch-image oci mount`` made we enter the namespaces."""
+    bundle = os.path.realpath(parsed.text("bundle", "."))
+    if os.path.islink(f"{bundle}/.ch-image"):
+        from ch_image.oci import holder
+
+        here = os.getcwd()
+        holder.enter(bundle)
+        os.chdir(here)
+    return bundle
 
 
 def _start(parsed: Parsed, given: Given) -> int:
@@ -208,9 +220,9 @@ def _start(parsed: Parsed, given: Given) -> int:
 def _run(parsed: Parsed, given: Given) -> int:
     from ch_image.oci import foreground
 
-    bundle = parsed.text("bundle", ".")
+    store, bundle = given.store(), _bundle(parsed)
     wishes = given.wishes(parsed, keyring=not parsed.has("no-new-keyring"))
-    return foreground.run(given.store(), parsed.words[0], bundle, wishes)
+    return foreground.run(store, parsed.words[0], bundle, wishes)
 
 
 def _state(parsed: Parsed, given: Given) -> int:

@@ -63,7 +63,7 @@ def _acquire(
         if left <= 0:
             raise StorageError(
                 f"{who} the storage directory, and did not end within {wait:g} seconds: {path}",
-                hint="try again when they have ended",
+                hint="try again when they have ended; ch-image oci list shows mounted bundles",
             )
         if on_wait:
             on_wait(f"{who} the storage directory; waiting up to {wait:g} seconds")
