@@ -17,7 +17,7 @@ from ch_image.build.copy import Copying, CopyResult, destination, policy_of
 from ch_image.build.copyspec import CopySpec
 from ch_image.build.digest import check_unchanged, digest
 from ch_image.build.remote import Checkout, Download, Remotes, is_remote
-from ch_image.build.select import Match, Selection, require_some, select
+from ch_image.build.select import Lacking, Match, Selection, lack, select
 from ch_image.build.source import MODE, NAME, Source
 from ch_image.build.target import Target
 from ch_image.errors import BuildError, ImageError, printable
@@ -39,8 +39,13 @@ class Chosen(NamedTuple):
     selection: Selection | None
 
 
-def choose(spec: AddSpec, source: Source | None) -> tuple[Chosen, ...]:
-    """What the sources mean, in order. Raises BuildError. ``source`` None: there is no context."""
+def choose(
+    spec: AddSpec, source: Source | None, lacking: Lacking | None = None
+) -> tuple[Chosen, ...]:
+    """What the sources mean, in order. Raises BuildError. ``source`` None: there is no context.
+
+    ``lacking`` is as for `ch_image.build.copyspec.choose`.
+    """
     _check(spec)
     out = []
     for name in spec.copy.sources:
@@ -54,10 +59,11 @@ def choose(spec: AddSpec, source: Source | None) -> tuple[Chosen, ...]:
         else:
             out.append(Chosen(name, select(source, [name], exclude=spec.copy.exclude)))
     found = [c.selection for c in out if c.selection is not None]
-    if source is not None and len(found) == len(out) and not spec.copy.documents:
+    all_local = len(found) == len(out) and not spec.copy.documents
+    if source is not None and lacking is not None and all_local:
         matches = tuple(m for selection in found for m in selection.matches)
         unmatched = tuple(name for selection in found for name in selection.unmatched)
-        require_some(source, Selection(matches, spec.copy.exclude, unmatched))
+        lack(source, Selection(matches, spec.copy.exclude, unmatched), lacking)
     return tuple(out)
 
 

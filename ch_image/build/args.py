@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Arg, Dockerfile, From
 from ch_image.dockerfile.expand import Expander
+from ch_image.errors import BuildError, printable
 from ch_image.model.platforms import Platform, host_platform
 
 PROXIES = frozenset(
@@ -26,7 +27,13 @@ PROXIES = frozenset(
 )
 PASSED = PROXIES | {"SSH_AUTH_SOCK", "USER"}  # reach RUN without an ARG, and nothing else
 # Arguments that Docker's builder itself understands: no Dockerfile needs to declare them.
-_BUILDER = frozenset({"SOURCE_DATE_EPOCH"})
+EPOCH = "SOURCE_DATE_EPOCH"
+SANDBOX_HOSTNAME = "BUILDKIT_SANDBOX_HOSTNAME"  # what a RUN finds as its host's name
+_BUILDER = frozenset({EPOCH} | {
+    f"BUILDKIT_{name}"
+    for name in ("BUILD_NAME", "CACHE_MOUNT_NS", "CONTEXT_KEEP_GIT_DIR", "DOCKERFILE_CHECK",
+                 "INLINE_CACHE", "MULTI_PLATFORM", "SANDBOX_HOSTNAME", "SYNTAX")
+})  # fmt: skip
 
 
 class Scope(NamedTuple):
@@ -84,11 +91,12 @@ def make_scope(
     """Evaluate the ARGs before the first FROM.
 
     ``passed`` is what the host offers of `PASSED`; a proxy given as a build argument takes its
-    place. Raises DockerfileError at the place of a fault.
+    place, in upper case and in lower case. Raises DockerfileError at the place of a fault.
     """
     given = dict(build_args or {})
     outside = {name: value for name, value in (passed or {}).items() if name in PASSED}
-    outside |= {name: given.pop(name) for name in PROXIES & given.keys()}
+    proxies = {name: given.pop(name) for name in PROXIES & given.keys()}
+    outside |= {name.swapcase(): value for name, value in proxies.items()} | proxies
     build = build_platform or host_platform()
     stage = target or _last_stage(dockerfile)
     values = platform_args(platform or build, build, stage)
@@ -100,12 +108,28 @@ def make_scope(
         for name, default in instruction.names:
             if name.text in given:
                 values[name.text] = given[name.text]
-                hidden.add(name.text)
+                hidden |= {name.text} - {EPOCH}
             elif default is not None:
                 reader = Reader(values)
                 values[name.text] = Expander(dockerfile, reader).word(default)
                 (hidden.add if reader.seen & hidden else hidden.discard)(name.text)
     return Scope(given, values, frozenset(hidden), outside)
+
+
+def epoch(scope: Scope) -> int | None:
+    """SOURCE_DATE_EPOCH in seconds: from outside, or of an ARG before the first FROM.
+
+    Raises BuildError when it is no number; newer BuildKits take the name of a source there.
+    """
+    text = scope.build_args.get(EPOCH, scope.global_args.get(EPOCH, ""))
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise BuildError(
+            f'{EPOCH} is not a number of seconds: "{printable(text, 60)}"',
+            hint="a value such as $(git log -1 --format=%ct) is what is meant",
+        )
+    return int(text)
 
 
 def unused_build_args(dockerfile: Dockerfile, build_args: Mapping[str, str]) -> tuple[str, ...]:

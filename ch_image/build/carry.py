@@ -9,6 +9,7 @@ from typing import assert_never
 from ch_image.build import lookup
 from ch_image.build.add import add
 from ch_image.build.add import choose as choose_added
+from ch_image.build.args import SANDBOX_HOSTNAME
 from ch_image.build.copy import copy as copy_files
 from ch_image.build.copyspec import spec_of
 from ch_image.build.effectors import Effectors, add_spec
@@ -124,6 +125,7 @@ class Carrier:
             options.binds,
             options.hosts,
             options.network,
+            options.build_args.get(SANDBOX_HOSTNAME, ""),
             self._owners.of(draft.chain),
         )
         mounts = RunMounts(

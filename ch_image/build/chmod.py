@@ -1,7 +1,7 @@
 """``--chmod``: an octal mode, or clauses such as ``u=rwX,go=rX`` as chmod(1) reads them.
 
 Symbolic clauses follow BSD's chmod, as BuildKit's do, with no umask: ``=`` also takes set-ID bits
-away, ``X`` looks at the mode before any change.
+away (not where it copies, as ``g=u`` does), ``X`` looks at the mode before any change.
 """
 
 from __future__ import annotations
@@ -71,5 +71,6 @@ def _act(mode: int, who: str, operator: str, permissions: str, executable: bool)
     if operator == "-":
         return mode & ~(bits & reach)
     if operator == "=":
-        mode &= ~(whose or 0o6777)
+        cleared = whose or 0o6777
+        mode &= ~(cleared & 0o777 if set(permissions) & set(_SHIFT) else cleared)
     return mode | bits & reach

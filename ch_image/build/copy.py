@@ -79,6 +79,8 @@ def copy(
         if source is not None:
             chosen = choose(spec, source) if selection is None else selection
             work.selection(chosen, source)
+            if spec.parents and not chosen.matches:
+                work.mkdirs(work.base())  # as BuildKit leaves it
         for document in spec.documents:
             work.document(document, time.time_ns() if now is None else now)
         return work.result()

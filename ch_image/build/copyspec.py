@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ch_image.build.digest import digest
 from ch_image.build.effects import AddEffect, CopyEffect
-from ch_image.build.select import Selection, require_some, select
+from ch_image.build.select import Lacking, Selection, lack, select
 from ch_image.build.source import ImageSource, Source
 from ch_image.build.statindex import Memo
 
@@ -50,25 +50,34 @@ def spec_of(effect: CopyEffect | AddEffect) -> CopySpec:
     )
 
 
-def choose(spec: CopySpec, source: Source) -> Selection:
-    """What the sources of ``spec`` mean in ``source``. Raises BuildError when they are missing."""
+def choose(spec: CopySpec, source: Source, lacking: Lacking | None = None) -> Selection:
+    """What the sources of ``spec`` mean in ``source``. Raises BuildError when they are missing.
+
+    ``lacking`` is told when they are wildcards that match nothing, so that nothing is copied.
+    """
     selection = select(source, spec.sources, parents=spec.parents, exclude=spec.exclude)
-    if not spec.documents:
-        require_some(source, selection)
+    if lacking is not None and not spec.documents:
+        lack(source, selection, lacking)
     return selection
 
 
 def content(
-    spec: CopySpec, source: Source, *, owners: bool = False, memo: Memo | None = None
+    spec: CopySpec,
+    source: Source,
+    *,
+    owners: bool = False,
+    memo: Memo | None = None,
+    lacking: Lacking | None = None,
 ) -> str:
     """The digest (64 hexadecimal digits) of what the sources of ``spec`` hold in ``source``.
 
     ``owners``: owners count, for an image whose files keep theirs. ``memo`` is asked and told
-    about images with an identity; if it knows, the image is not looked at. Raises BuildError.
+    about images with an identity; if it knows, the image is not looked at. ``lacking`` is as for
+    `choose`. Raises BuildError.
     """
 
     def compute() -> str:
-        return digest(source, choose(spec, source), owners=owners)
+        return digest(source, choose(spec, source, lacking), owners=owners)
 
     if memo is None or not isinstance(source, ImageSource) or not source.identity:
         return compute()

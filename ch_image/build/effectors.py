@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ch_image.build.carry import Carrier
     from ch_image.build.context import Context
     from ch_image.build.remote import Remotes
+    from ch_image.build.select import Lacking
     from ch_image.build.source import Source
     from ch_image.storage.snapshots.base import Snapshotter
 
@@ -80,9 +81,16 @@ class Effectors:
         return self._carrier().carry_out(effect, step, chain, chains)
 
     def content(
-        self, effect: Effect, origins: Sequence[Origin | None], chains: Sequence[Chain | None]
+        self,
+        effect: Effect,
+        origins: Sequence[Origin | None],
+        chains: Sequence[Chain | None],
+        lacking: Lacking,
     ) -> Mapping[str, str]:
-        """Digests of what the effect reads, by the name the user gave it. Raises BuildError."""
+        """Digests of what the effect reads, by the name the user gave it. Raises BuildError.
+
+        ``lacking`` is told of wildcards of COPY and ADD that match nothing.
+        """
         match effect:
             case CopyEffect():
                 if not effect.sources:
@@ -91,13 +99,14 @@ class Effectors:
 
                 source = self.source(origins[0], chains[0])
                 owners = chains[0] is not None and not effect.chown
-                found = content(spec_of(effect), source, owners=owners, memo=self._inputs.memo)
+                spec, memo = spec_of(effect), self._inputs.memo
+                found = content(spec, source, owners=owners, memo=memo, lacking=lacking)
                 return {" ".join(effect.sources): found}
             case AddEffect():
                 from ch_image.build.add import choose, identity
 
                 context = self.context_if_any(effect)
-                chosen = choose(add_spec(effect), context)
+                chosen = choose(add_spec(effect), context, lacking)
                 found = identity(chosen, context, self.remotes(effect))
                 return {" ".join(effect.sources): found} if effect.sources else {}
             case RunEffect():

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ch_image.build.args import make_scope, unused_build_args
+from ch_image.build.args import SANDBOX_HOSTNAME, epoch, make_scope, unused_build_args
 from ch_image.build.effectors import Effectors
 from ch_image.build.effects import Effect
 from ch_image.build.fold import fold
@@ -21,7 +21,7 @@ from ch_image.build.inputs import Inputs
 from ch_image.build.key import CacheKey, StepKey, base_key, step_key
 from ch_image.build.options import BuildOptions, BuildResult, Trail
 from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
-from ch_image.build.placed import placed
+from ch_image.build.placed import placed, warned
 from ch_image.build.plan import Plan, Step, plan, with_triggers
 from ch_image.build.publish import publish
 from ch_image.build.queue import Queue
@@ -79,6 +79,7 @@ def build(options: BuildOptions, storage: Storage, report: Reporter) -> BuildRes
         platform=options.platform,
         target=options.target,
     )
+    options = options._replace(epoch=epoch(scope))
     todo = plan(dockerfile, scope, target=options.target, contexts=frozenset(options.contexts))
     userns.enter()
     builder = _Build(options, storage, report, todo)
@@ -170,7 +171,7 @@ class _Build:
                     key = f"image {reference} {platform or ''}"
                     return Work(key, lambda: self._pull(step, reference, platform))
                 return self._based(step, image, reference)
-            case ContextOrigin(name):
+            case ContextOrigin(name) if not self._inputs.is_scratch(name):
                 named = self._inputs.named_image(name)
                 if named is None:
                     raise BuildError(
@@ -225,7 +226,9 @@ class _Build:
         chains = [self._chain_of(origin) for origin in step.origins]
         content: Mapping[str, str] = {}
         if effect is not None:
-            content = self._effectors.content(effect, step.origins, chains)
+            content = self._effectors.content(
+                effect, step.origins, chains, lambda e: self._report(warned(e, step))
+            )
         made = self._forcing.apply(effect, before.forced)
         forced = self._forcing.after(effect, made, before.forced)
         key = step_key(
@@ -320,6 +323,8 @@ class _Build:
             out[f"--bind {target}"] = source
         for name, address in options.hosts:
             out[f"--add-host {name}"] = address
+        if SANDBOX_HOSTNAME in options.build_args:
+            out[SANDBOX_HOSTNAME] = options.build_args[SANDBOX_HOSTNAME]
         if options.force_cmds:
             out["--force-cmd"] = repr(options.force_cmds)
         return out
@@ -360,7 +365,9 @@ class _Build:
         final = self._done[self._plan.stages[self._plan.target].last]
         image = publish(self._options, self._storage, final.state, final.chain, final.made)
         trail = tuple(self._trail)
-        return BuildResult(image, count, self._executed, self._runs, notifications, trail)
+        return BuildResult(
+            image, count, self._executed, self._runs, notifications, trail, self._options.epoch
+        )
 
 
 class _Miss(NamedTuple):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from ch_image.build.args import PROXIES, Scope
+from ch_image.build.args import EPOCH, PROXIES, Scope
 from ch_image.build.state import HIDDEN, BuildState, Folded, with_labels
 from ch_image.build.tree_steps import add, copy, rsync, run, workdir
 from ch_image.build.wording import (
@@ -117,7 +117,7 @@ def _arguments(words: Words, pairs: Sequence[tuple[str, Word | None]]) -> tuple[
         if name in PROXIES and name in scope.passed:
             pass  # there already, and no step may depend on it
         elif name in scope.build_args:
-            value, secret = scope.build_args[name], True
+            value, secret = scope.build_args[name], name != EPOCH
         elif default is not None:
             words = Words(state, scope, words.source)
             value = words.word(default)

@@ -109,6 +109,10 @@ class Inputs:
                 self._contexts[name] = found
             return found
 
+    def is_scratch(self, name: str) -> bool:
+        """Whether ``--build-context NAME=`` stands for the empty image."""
+        return self._options.contexts[name] in [f"{prefix}scratch" for prefix in _PREFIXES]
+
     def named_image(self, name: str) -> Image | None:
         """The image that ``--build-context NAME=`` gives, None when it is a directory."""
         value = self._options.contexts[name]

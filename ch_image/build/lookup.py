@@ -69,7 +69,8 @@ def groups(tree: Tree) -> list[Group]:
 def owner(tree: Tree, text: str) -> tuple[int, int]:
     """What ``--chown=USER[:GROUP]`` means in the image: (uid, gid).
 
-    A number without a group is also the group; a name without one has its group of /etc/passwd.
+    A number alone is also the group; a name alone has its group of /etc/passwd; what ends in a
+    colon has group 0, as with BuildKit.
     Raises BuildError for a name that the image does not know.
     """
     user, colon, group = text.partition(":")
@@ -85,8 +86,8 @@ def owner(tree: Tree, text: str) -> tuple[int, int]:
         uid = 0
     else:
         raise BuildError("--chown names no user", hint="write --chown=USER or --chown=USER:GROUP")
-    if colon and group:
-        gid = _group_id(tree, group)
+    if colon:
+        gid = _group_id(tree, group) if group else 0
     return uid, gid
 
 

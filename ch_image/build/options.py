@@ -54,7 +54,7 @@ class BuildOptions(NamedTuple):
     network: str = "default"  # default, host or none
     jobs: int = 1
     always_pull: bool = False
-    epoch: int | None = None  # SOURCE_DATE_EPOCH, seconds
+    epoch: int | None = None  # SOURCE_DATE_EPOCH, seconds; from the scope of the build
     snapshotter: str = ""  # forced by name, for tests
     default_registry: DefaultRegistry = DefaultRegistry()
     dry_run: bool = False
@@ -79,3 +79,4 @@ class BuildResult(NamedTuple):
     run_steps: int  # RUNs among them
     notifications: int  # calls that root emulation answered
     trail: tuple[Trail, ...] = ()  # the steps that have layers
+    epoch: int | None = None  # SOURCE_DATE_EPOCH, seconds

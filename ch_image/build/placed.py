@@ -15,6 +15,7 @@ from ch_image.errors import (
     RegistryError,
     SandboxError,
 )
+from ch_image.report import Warned
 
 _UNPLACED = (BuildError, ImageError, RegistryError, SandboxError)
 _QUOTED = re.compile(r'"([^"]+)"')
@@ -41,6 +42,14 @@ class placed:
         hint = _stage_meant(step, self._plan) if isinstance(error, RegistryError) else ""
         where = _word(step, str(error)) or step.instruction.span
         raise step.source.fault(where, message, hint=hint or error.hint) from error
+
+
+def warned(problem: BuildError, step: Step) -> Warned:
+    """What may not be meant at a step, with its place."""
+    word = step.instruction.text.split()[0].upper()
+    where = _word(step, str(problem)) or step.instruction.span
+    hint = f" ({problem.hint})" if problem.hint else ""
+    return Warned(f"{step.source.fault(where, f'{word}: {problem}')}{hint}")
 
 
 def _word(step: Step, message: str) -> Span | None:

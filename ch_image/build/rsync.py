@@ -18,6 +18,7 @@ from ch_image.build.copy import copy as copy_files
 from ch_image.build.copyspec import CopySpec, choose
 from ch_image.build.digest import digest
 from ch_image.build.effects import RsyncEffect
+from ch_image.build.select import refuse
 from ch_image.errors import BuildError, printable
 from ch_image.fs.tree import Tree
 from ch_image.storage.store import Storage
@@ -50,7 +51,7 @@ def content(effect: RsyncEffect, context: Context) -> dict[str, str]:
     sources = tuple(_digested(source.strip("/"), context.root) for source in effect.sources)
     if _follows(effect) or any("-from=" in option for option in effect.options):
         sources = (".",)  # links may lead to any file of the context
-    found = digest(context, choose(CopySpec(sources, "/"), context))
+    found = digest(context, choose(CopySpec(sources, "/"), context, refuse))
     return {" ".join(effect.sources): found}
 
 

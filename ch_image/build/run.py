@@ -31,6 +31,7 @@ class RunSettings(NamedTuple):
     binds: Sequence[tuple[str, str]] = ()
     hosts: Sequence[tuple[str, str]] = ()
     network: str = "default"
+    hostname: str = ""
     owners: Mapping[str, tuple[int, int]] = {}  # of links, FIFOs and sockets in the layers below
 
 
@@ -85,25 +86,32 @@ def plan_of(effect: RunEffect, root: str, settings: RunSettings) -> Plan:
     network = effect.network if effect.network != "default" else settings.network
     if network == "none":
         plan.namespaces.append("net")
-    plan.hostname = container.HOSTNAME
-    plan.operations = container.operations(hosts=list(settings.hosts), network=network != "none")
+    plan.hostname = settings.hostname or container.HOSTNAME
+    plan.operations = container.operations(
+        hosts=list(settings.hosts), network=network != "none", hostname=plan.hostname
+    )
     plan.operations += [Bind(source, target) for source, target in settings.binds]
     plan.operations += [File(f.path, f.data, f.mode) for f in effect.files]
     plan.cwd = effect.cwd
     plan.emulate = settings.emulate
     plan.owners = [(path, *owner) for path, owner in settings.owners.items()]
-    home = "/root"
-    if effect.user:
-        with Tree(root) as tree:
-            who = lookup.identity(tree, effect.user)
-        home = who.home
-        plan.identity = Identity(who.uid, who.gid, (who.gid, *who.groups))
-        if not settings.emulate and (who.uid, who.gid) != (0, 0):
-            raise BuildError(
-                f"USER {effect.user} needs root emulation", hint="leave out --force=none"
-            )
-    plan.env = {"HOME": home, **effect.passed, **effect.env}
+    who = _who(root, effect.user)
+    plan.identity = Identity(who.uid, who.gid, (who.gid, *who.groups))
+    if not settings.emulate and (who.uid, who.gid) != (0, 0):
+        raise BuildError(f"USER {effect.user} needs root emulation", hint="leave out --force=none")
+    plan.env = {"HOME": who.home if effect.user else "/root", **effect.passed, **effect.env}
     return plan
+
+
+def _who(root: str, user: str) -> lookup.Identity:
+    """Whom the command runs as; root too is in the groups that the image lists it in."""
+    with Tree(root) as tree:
+        try:
+            return lookup.identity(tree, user)
+        except BuildError:
+            if user:
+                raise
+            return lookup.Identity(0, 0)  # files that cannot be read matter only to USER
 
 
 def _failure(code: int) -> StepFailed:

@@ -25,6 +25,7 @@ from ch_image.build.origins import Origin
 from ch_image.build.plan import Step
 from ch_image.build.run import Cancelled
 from ch_image.build.schedule import Cancel
+from ch_image.build.select import refuse
 from ch_image.build.source import MODE, Source
 from ch_image.build.statindex import Memo
 from ch_image.dockerfile.mounts import ResolvedMount
@@ -53,7 +54,9 @@ def mount_content(
     for mount, origin, chain in zip(effect.mounts, origins, chains, strict=True):
         if mount.type == "bind":
             source = source_of(origin, chain)
-            found = content(_spec(mount), source, owners=chain is not None, memo=memo)
+            found = content(
+                _spec(mount), source, owners=chain is not None, memo=memo, lacking=refuse
+            )
             out[f"--mount {mount.target}"] = found
     return out
 
@@ -137,7 +140,7 @@ class RunMounts:
         path = mount.source.strip("/")
         found = source.resolve(path)
         if found is None:
-            choose(_spec(mount), source)  # raises, saying what is near
+            choose(_spec(mount), source, refuse)  # raises, saying what is near
             raise BuildError(f"--mount: there is no {printable(mount.source)}")
         if mount.readonly and source.rules is None:
             return Bind(os.path.join(source.root, found), mount.target, readonly=True)

@@ -12,13 +12,15 @@ are one file, and for images owners; it does not cover times. It knows nothing o
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ch_image.build.source import MODE, NAME, Row, Rules, Source, clean, join, near
 from ch_image.build.wildcard import compile_component, has_wildcards
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError, printable
+
+Lacking = Callable[[BuildError], None]  # what becomes of wildcards that match nothing
 
 
 class Match(NamedTuple):
@@ -70,15 +72,20 @@ def select(
     return Selection(tuple(matches), tuple(exclude), tuple(unmatched))
 
 
-def require_some(source: Source, selection: Selection) -> None:
-    """Raise BuildError if wildcards were all there was and none of them matched.
+def refuse(problem: BuildError) -> None:
+    """A `Lacking` for where something has to be there."""
+    raise problem
 
-    BuildKit copies nothing then and says nothing; a wildcard beside something that is there may
-    match nothing here as well.
+
+def lack(source: Source, selection: Selection, lacking: Lacking) -> None:
+    """Call ``lacking`` if wildcards were all there was and none of them matched.
+
+    As with BuildKit that is no fault of COPY and ADD: nothing is copied.
     """
     if not selection.matches and selection.unmatched:
         names = ", ".join(f'"{printable(name)}"' for name in selection.unmatched)
-        raise BuildError(f"nothing in {source.what} matches {names}", hint=_hint(source, selection))
+        message = f"nothing in {source.what} matches {names}"
+        lacking(BuildError(message, hint=_hint(source, selection)))
 
 
 def _hint(source: Source, selection: Selection) -> str:

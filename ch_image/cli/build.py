@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 
+from ch_image.build.args import EPOCH
 from ch_image.build.options import BuildOptions, BuildResult, Puller
 from ch_image.cli import build_options as values
 from ch_image.cli import build_output, options, remote_cache
@@ -45,6 +46,11 @@ def _with_context(session: Session, stack: ExitStack) -> int:
 
         dockerfile = parse(text, _shown(name))
         return check(session, dockerfile, name, context) if parsed.has("check") else 0
+    if b"check" in text or any("DOCKERFILE_CHECK" in arg for arg in parsed.texts("build-arg")):
+        from ch_image.cli.check import enforce
+        from ch_image.dockerfile.parser import parse
+
+        enforce(session, parse(text, _shown(name)), name, context)
     return _execute(session, name, text, context)
 
 
@@ -56,6 +62,8 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
     session.enter(programs=session.names_helpers())
     with session.locked():
         result = build(wanted, session.storage, session.report)
+        if result.epoch is not None:  # the Dockerfile may have set it
+            session.env = {**session.env, EPOCH: str(result.epoch)}
         if session.parsed.has("cache-to"):
             remote_cache.store(session, result)
         if outputs and result.image is not None:
@@ -110,6 +118,8 @@ def build_request(
     """The whole request. Raises UsageError, ImageError."""
     parsed, env, cwd = session.parsed, session.env, working_directory()
     args, absent = values.build_args(parsed.texts("build-arg"), env)
+    if values.epoch(env) is not None:  # what is in the environment is an argument, as with Docker
+        args.setdefault(EPOCH, env[EPOCH])
     for name in absent:
         session.report(Warned(f"--build-arg {name}: not set in the environment, left out"))
     secrets, secret_values = values.secrets(parsed.texts("secret"), env, cwd)
@@ -141,7 +151,6 @@ def build_request(
         network=parsed.text("network", "default"),
         jobs=values.number("--jobs", parsed.text("jobs", str(processors()))),
         always_pull=parsed.has("pull") or parsed.has("always-download"),
-        epoch=values.epoch(env),
         snapshotter=env.get("CH_IMAGE_SNAPSHOTTER", ""),
         default_registry=session.default_registry(),
         dry_run=parsed.has("dry-run"),

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from ch_image.build.context import read_rules
+from ch_image.cli.build_options import build_args
 from ch_image.cli.faults import describe
 from ch_image.cli.session import Session, emit
 from ch_image.dockerfile.ast import Dockerfile
 from ch_image.dockerfile.lint import Finding, lint
+from ch_image.dockerfile.lint_rules import GIVEN, Options, given_options, read_options
 from ch_image.errors import ChError, printable
 
 
 def check(session: Session, dockerfile: Dockerfile, path: str, context: str | None) -> int:
     """Print what there is to say; 1 when there is something, else 0."""
-    rules = read_rules(context, "" if path == "-" else path) if context else None
-
-    def base_env(name: str) -> list[str] | None:
-        try:
-            image = session.storage.images.find(session.ref(name))
-        except ChError:  # no name, or damaged: then its variables are not known
-            return None
-        return list(image.config.config.environment()) if image else None
-
-    findings = lint(dockerfile, ignore=rules[1] if rules else None, base_env=base_env)
+    findings = _findings(session, dockerfile, path, context)
     if session.parsed.text("format") == "json":
         import json
 
@@ -32,6 +25,42 @@ def check(session: Session, dockerfile: Dockerfile, path: str, context: str | No
         many = "" if len(findings) == 1 else "s"
         emit([f"{len(findings)} finding{many}"] if findings else [])
     return 1 if findings else 0
+
+
+def enforce(session: Session, dockerfile: Dockerfile, path: str, context: str | None) -> None:
+    """Refuse to build what ``# check=error=true`` finds. Raises DockerfileError."""
+    if not _options(session, dockerfile).error:
+        return
+    findings = _findings(session, dockerfile, path, context)
+    if findings:
+        one, more = findings[0], len(findings) - 1
+        hint = "the check directive asks for error=true; build --check shows all"
+        message = f"{one.rule}: {one.message}" + f" ({more} more)" * bool(more)
+        raise dockerfile.fault(one.span, message, hint=hint)
+
+
+def _options(session: Session, dockerfile: Dockerfile) -> Options:
+    given, _ = build_args(session.parsed.texts("build-arg"), session.env)
+    if GIVEN in given:
+        return given_options(given[GIVEN])
+    return read_options(dockerfile)
+
+
+def _findings(
+    session: Session, dockerfile: Dockerfile, path: str, context: str | None
+) -> tuple[Finding, ...]:
+    rules = read_rules(context, "" if path == "-" else path) if context else None
+
+    def base_env(name: str) -> list[str] | None:
+        try:
+            image = session.storage.images.find(session.ref(name))
+        except ChError:  # no name, or damaged: then its variables are not known
+            return None
+        return list(image.config.config.environment()) if image else None
+
+    ignore = rules[1] if rules else None
+    options = _options(session, dockerfile)
+    return lint(dockerfile, ignore=ignore, base_env=base_env, options=options)
 
 
 def _lines(dockerfile: Dockerfile, one: Finding) -> list[str]:

@@ -80,24 +80,34 @@ class _Stage:
 
 
 def lint(
-    dockerfile: Dockerfile, *, ignore: Ignore | None = None, base_env: BaseEnv | None = None
+    dockerfile: Dockerfile,
+    *,
+    ignore: Ignore | None = None,
+    base_env: BaseEnv | None = None,
+    options: Options | None = None,
 ) -> tuple[Finding, ...]:
     """All findings, in the order of their places.
 
     ``ignore`` is the context's ``.dockerignore``; ``base_env`` tells which variables an image
     sets. Where that is unknown, an undefined variable is reported only if it looks like a
-    misspelt one. Raises DockerfileError for a ``# check=`` directive that cannot be read.
+    misspelt one; ``options`` take the place of the file's ``# check=`` directive. Raises
+    DockerfileError for one that cannot be read.
     """
-    return _Linter(dockerfile, ignore, base_env).run()
+    wanted = options or read_options(dockerfile)
+    return _Linter(dockerfile, ignore, base_env, wanted).run()
 
 
 class _Linter:
     def __init__(
-        self, dockerfile: Dockerfile, ignore: Ignore | None, base_env: BaseEnv | None
+        self,
+        dockerfile: Dockerfile,
+        ignore: Ignore | None,
+        base_env: BaseEnv | None,
+        options: Options,
     ) -> None:
         self.dockerfile, self.ignore, self.base_env = dockerfile, ignore, base_env
         self.found: list[Finding] = []
-        self.options = read_options(dockerfile)
+        self.options = options
         self.local = self.options
         self.stages: dict[str, _Stage] = {}
         self.stage: _Stage | None = None

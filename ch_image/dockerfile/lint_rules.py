@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Dockerfile, Span
 from ch_image.dockerfile.suggest import did_you_mean
-from ch_image.errors import printable
+from ch_image.errors import UsageError, printable
 
 EXPLANATIONS = {
     "ConsistentInstructionCasing": "Keywords are easier to see when all are written alike.",
@@ -44,6 +44,7 @@ EXPLANATIONS = {
     "WorkdirRelativePath": "A relative path begins where the base image left off, which may change "
     "with the image.",
 }
+GIVEN = "BUILDKIT_DOCKERFILE_CHECK"  # the build argument that stands above the directive
 EXPERIMENTAL = ("InvalidDefinitionDescription",)
 _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
@@ -82,6 +83,15 @@ class _BadOption(ValueError):
     def __init__(self, word: str, hint: str) -> None:
         super().__init__(word)
         self.word, self.hint = word, hint
+
+
+def given_options(text: str) -> Options:
+    """What ``--build-arg BUILDKIT_DOCKERFILE_CHECK=`` asks for. Raises UsageError."""
+    try:
+        return _read(text.strip())
+    except _BadOption as error:
+        shown = printable(error.word, 60)
+        raise UsageError(f"--build-arg {GIVEN}: no option of checks: {shown}") from None
 
 
 def read_options(dockerfile: Dockerfile) -> Options:

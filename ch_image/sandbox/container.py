@@ -21,7 +21,9 @@ def read_text(path: str, limit: int = 1 << 20) -> str:
         os.close(fd)
 
 
-def operations(*, hosts: list[tuple[str, str]], network: bool) -> list[Operation]:
+def operations(
+    *, hosts: list[tuple[str, str]], network: bool, hostname: str = HOSTNAME
+) -> list[Operation]:
     """Mounts of a build's RUN: nothing of the host but devices, time, names and /sys.
 
     ``hosts`` are (name, address) pairs to add to /etc/hosts. Without network there is no
@@ -30,7 +32,7 @@ def operations(*, hosts: list[tuple[str, str]], network: bool) -> list[Operation
     names = read_text("/etc/hosts") if network else "127.0.0.1 localhost\n::1 localhost\n"
     if names and not names.endswith("\n"):
         names += "\n"
-    names += f"127.0.1.1 {HOSTNAME}\n"
+    names += f"127.0.1.1 {hostname}\n"
     names += "".join(f"{address} {name}\n" for name, address in hosts)
     resolver = read_text("/etc/resolv.conf") if network else ""
     return [

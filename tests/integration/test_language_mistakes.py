@@ -38,7 +38,6 @@ MISTAKES = {
     "FROM @BASE@ »AZ« three": "did you mean AS",
     "FROM @BASE@ AS» «": "name behind AS is missing",
     "FROM @BASE@ AS »9x«": "a name begins with a letter",
-    "COPY »nomatch*.txt« /": "nothing in the build context matches",
     "COPY »fiel« /": 'did you mean "file"',
     "COPY file» «": "COPY needs a destination",
     "COPY --chmod=»99« file /": "is no octal mode",
@@ -99,6 +98,20 @@ def test_stages_that_need_each_other_are_named(bench: Bench) -> None:
     text = "FROM @BASE@ AS one\nFROM two\n"
     done = bench.build(text, env={"CH_REGY_DEFAULT_HOST": "127.0.0.1:1"})
     assert done.fault().startswith("Dockerfile:2: ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["COPY nomatch*.txt /d/", "ADD *.txt no* /d/", "COPY --parents d/no*/f /d/",
+     "COPY --from=one /etc/no* /d/", "COPY --exclude=f* f* /d/"],
+)  # fmt: skip
+def test_a_wildcard_that_matches_nothing_is_told_with_its_place(line: str, bench: Bench) -> None:
+    """BuildKit builds it; whoever misspelt the pattern wants to know nevertheless."""
+    text = f"FROM @BASE@ AS one\nFROM one\n{line}\nRUN ! test -e /d/f\n"
+    done = bench.build(text, {"file": "", "d/f": ""}, "--no-cache").ok()
+    warning = next(row for row in done.err.splitlines() if row.startswith("warning: "))
+    assert warning.startswith(f"warning: Dockerfile:3: {line.split()[0]}: nothing in the ")
+    assert "matches" in warning
 
 
 def test_what_a_line_continues_is_searched_too(bench: Bench) -> None:

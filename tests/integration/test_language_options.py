@@ -240,6 +240,72 @@ def test_with_an_epoch_two_builds_give_the_same_bytes(bench: Bench) -> None:
     assert bench.config()["created"] == "2023-11-14T22:13:20Z"
 
 
+@pytest.mark.parametrize(
+    ("line", "options", "env", "created"),
+    [
+        ("ARG SOURCE_DATE_EPOCH=1600000000", (), {}, "2020-09-13T12:26:40Z"),
+        ("ARG T=1\nARG SOURCE_DATE_EPOCH=${T}00", (), {}, "1970-01-01T00:01:40Z"),
+        ("ARG SOURCE_DATE_EPOCH=1", ("--build-arg", "SOURCE_DATE_EPOCH=60"), {},
+         "1970-01-01T00:01:00Z"),
+        ("ARG X", (), {"SOURCE_DATE_EPOCH": "61"}, "1970-01-01T00:01:01Z"),
+        ("ARG X", ("--build-arg", "SOURCE_DATE_EPOCH=62"), {"SOURCE_DATE_EPOCH": "61"},
+         "1970-01-01T00:01:02Z"),
+    ],
+)  # fmt: skip
+def test_the_epoch_is_an_argument(
+    line: str, options: tuple[str, ...], env: dict[str, str], created: str, bench: Bench
+) -> None:
+    target = bench.work / "epoch.tar"
+    bench.build(
+        f"{line}\nFROM @BASE@\nARG SOURCE_DATE_EPOCH\nRUN echo -n $SOURCE_DATE_EPOCH > /e\n",
+        None, "-o", f"type=tar,dest={target}", *options, env=env,
+    ).ok()  # fmt: skip
+    config = bench.config()
+    assert config["created"] == created
+    with tarfile.open(target) as tar:
+        entry = tar.getmember("e")
+        file = tar.extractfile(entry)
+        assert file is not None
+        seconds = file.read().decode()
+    assert int(seconds) == entry.mtime
+    assert config["history"][-2]["created_by"] == f"ARG SOURCE_DATE_EPOCH={seconds}"
+
+
+def test_an_epoch_that_is_no_number_is_refused(bench: Bench) -> None:
+    done = bench.build("ARG SOURCE_DATE_EPOCH=now\nFROM @BASE@\n")
+    assert (done.code, '"now"' in done.fault()) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("directive", "given", "fails"),
+    [
+        ("# check=error=true", None, True),
+        ("# check=error=true;skip=FromAsCasing", None, False),
+        ("# check=skip=all", "error=true", True),
+        ("# check=error=true", "skip=all", False),
+        ("# no directive", None, False),
+        ("# no directive", "", False),
+    ],
+)
+def test_checks_may_be_errors(directive: str, given: str | None, fails: bool, bench: Bench) -> None:
+    options = () if given is None else (f"--build-arg=BUILDKIT_DOCKERFILE_CHECK={given}",)
+    done = bench.build(f"{directive}\nFROM @BASE@ as one\n", None, *options)
+    assert done.code == fails, done.err
+    if fails:
+        assert done.fault().startswith("Dockerfile:2: FromAsCasing: ")
+
+
+def test_what_is_no_option_of_checks_is_refused(bench: Bench) -> None:
+    done = bench.build("FROM @BASE@\n", None, "--build-arg=BUILDKIT_DOCKERFILE_CHECK=eror=true")
+    assert (done.code, "eror=true" in done.fault()) == (2, True)
+
+
+def test_a_context_may_be_the_empty_image(bench: Bench) -> None:
+    context = ("--build-context", "other=docker-image://scratch")
+    bench.build("FROM other\nCOPY Dockerfile /\n", None, *context).ok()
+    assert bench.tree().keys() == {"Dockerfile"}
+
+
 def test_a_platform_is_chosen_by_name(bench: Bench) -> None:
     bench.build("FROM --platform=linux/arm/v7 scratch\nCOPY Dockerfile /\n").ok()
     config = bench.config()

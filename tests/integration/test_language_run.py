@@ -137,6 +137,13 @@ GOOD = {
     "PATH": "RUN echo $PATH | grep /usr/bin",
     "build arguments": "ARG GIVEN=no\nRUN test $GIVEN = yes",
     "a proxy needs no ARG": "RUN test $ftp_proxy = ftp://proxy.example",
+    "a proxy that is given": "RUN test $HTTPS_PROXY-$https_proxy = http://p-http://p",
+    "root is in its groups": "RUN echo more:x:77:root >> /etc/group\nRUN id -G | grep -w 77",
+    "root needs no groups": "RUN rm /etc/group && mkdir /etc/group\nRUN test $(id -u) = 0",
+    "the sandbox has a name": (
+        "RUN test $(hostname) = given && test $(cat /proc/sys/kernel/hostname) = given && "
+        "grep -w given /etc/hosts"
+    ),
     "hosts": "RUN grep '1.2.3.4.*other' /etc/hosts",
 }
 
@@ -172,6 +179,7 @@ def options(work: Path) -> list[str]:
     return [
         *("--secret", f"id=s,src={work}/key", "--secret", "id=v,env=SECRET"),
         *("--build-arg", "GIVEN=yes", "--add-host", "other:1.2.3.4"),
+        *("--build-arg", "https_proxy=http://p", "--build-arg=BUILDKIT_SANDBOX_HOSTNAME=given"),
     ]
 
 

@@ -11,7 +11,8 @@ import trees
 
 from ch_image.build.context import Context, read_rules
 from ch_image.build.copy import CopyResult, copy
-from ch_image.build.copyspec import CopySpec, Document
+from ch_image.build.copyspec import CopySpec, Document, choose
+from ch_image.build.select import refuse
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError
 
@@ -346,8 +347,6 @@ REFUSED = [
     (case("a near name", "main.c", "man.c /x", ""), 'no "man.c"', 'did you mean "main.c"?'),
     (case("a near directory", "src/main.c", "scr/main.c /x", ""), 'no "scr/main.c"', "src/main.c"),
     (case("one of two", "a", "a b /x/", ""), 'no "b"', ""),
-    (case("a wildcard alone", "a\nb", "*.c /x/", ""), 'matches "*.c"', "holds a, b"),
-    (case("two wildcards", "a", "*.c *.h /x/", ""), 'matches "*.c", "*.h"', ""),
     (case("a wildcard in a directory that is not there", "a", "d/* /x/", ""), 'no "d"', ""),
     (case("a dangling link", "l -> nowhere", "l /x", ""), 'no "l"', "link to nowhere"),
     (case("links in a circle", "l -> m\nm -> l", "l /x", ""), "too many links", ""),
@@ -396,9 +395,38 @@ def test_the_ignore_line_that_hides_a_source_is_named(tmp_path: Path) -> None:
     assert found is not None
     for source in ("a.c", "*.c"):
         with pytest.raises(BuildError) as caught:
-            copy(CopySpec((source,), "/x/"), Context(str(root), found[1]), str(tmp_path / "image"))
+            choose(CopySpec((source,), "/x/"), Context(str(root), found[1]), refuse)
         assert "line 3" in caught.value.hint
         assert '"*.c"' in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("sources", "message", "hint"),
+    [
+        (["*.c"], 'matches "*.c"', "holds a, b"),
+        (["*.c", "*.h"], 'matches "*.c", "*.h"', "holds a, b"),
+        (["*.c", "a"], "", ""),
+        (["[a]"], "", ""),
+    ],
+)
+def test_wildcards_that_match_nothing_are_told_and_copy_nothing(
+    sources: list[str], message: str, hint: str, tmp_path: Path
+) -> None:
+    root, image = trees.plant(tmp_path / "context", "a\nb"), trees.plant(tmp_path / "image", "")
+    told: list[BuildError] = []
+    spec = CopySpec(tuple(sources), "/x/")
+    choose(spec, Context(str(root)), told.append)
+    assert [str(one).endswith(message) for one in told] == [True] * bool(message)
+    assert [one.hint for one in told] == ["/ " + hint] * bool(hint)
+    done = copy(spec, Context(str(root)), str(image))
+    assert trees.read(image) == (["x/", "x/a ="] if not message else [])
+    assert done.files == (not message)
+
+
+def test_parents_without_a_match_leave_the_destination(tmp_path: Path) -> None:
+    root, image = trees.plant(tmp_path / "context", "a/b"), trees.plant(tmp_path / "image", "")
+    copy(CopySpec(("a/c*",), "/x/", parents=True), Context(str(root)), str(image))
+    assert trees.read(image) == ["x/"]
 
 
 def test_heredocs_are_files_after_the_sources(tmp_path: Path) -> None:

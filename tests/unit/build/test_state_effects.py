@@ -133,6 +133,7 @@ def test_what_the_host_passes_reaches_run_apart_from_env() -> None:
         "no_proxy": "example.com",
         "USER": "alice",
         "HTTPS_PROXY": "http://p",
+        "https_proxy": "http://p",
     }
     assert effect.env["USER"] == "app"
     assert "HTTPS_PROXY" not in effect.env
