@@ -29,7 +29,7 @@ def make_root(path: Path) -> Path:
     """A root directory at `path`; scripts run in its /work."""
     if not Path(PYTHON).exists():
         world.lacking("Debian's python3 is not installed")
-    for name in ("usr", "proc", "dev", "work", "etc"):
+    for name in ("usr", "proc", "dev", "sys", "work", "etc"):
         (path / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (path / name).symlink_to(f"usr/{name}")
@@ -39,7 +39,8 @@ def make_root(path: Path) -> Path:
 def plan_of(root: Path, script: str) -> Plan:
     """The container of a script."""
     plan = Plan(str(root), [PYTHON, "-Ic", PRELUDE + script])
-    plan.operations = [Bind("/usr", "/usr", readonly=True), Proc(), Dev()]
+    plan.operations = [Bind(path, path, readonly=True) for path in ("/usr", "/sys")]
+    plan.operations += [Proc(), Dev()]
     plan.cwd = "/work"
     plan.env = {"PATH": "/usr/bin"}
     plan.identity = Identity(0, 0, (0,))

@@ -26,6 +26,7 @@ class Mounting:
     def __init__(self, furnished: frozenset[str]) -> None:
         self.plain = True
         self._furnished = furnished
+        self._bound: list[str] = []  # where something of ours was mounted in another's place
 
     def answer(self, call: Call) -> Reply:
         """Answer a call of ``CALLS``."""
@@ -41,7 +42,15 @@ class Mounting:
     def _unmount(self, call: Call) -> Reply:
         fd = call.locate(AT_FDCWD, call.string(call.args[0]), True)
         try:
-            return (-errno.EBUSY, 0) if os.readlink(of_fd(fd)) in self._furnished else CONTINUE
+            path = os.readlink(of_fd(fd))
+            if path in self._furnished:
+                return -errno.EBUSY, 0
+            if path not in self._bound:
+                return CONTINUE
+            # It has more mounts below it than the caller knows of.
+            kernel.umount2(of_fd(fd), kernel.MNT_DETACH)
+            self._bound.remove(path)
+            return DONE
         finally:
             os.close(fd)
 
@@ -50,7 +59,9 @@ class Mounting:
         try:
             if os.path.samestat(os.stat(of_fd(fd)), os.stat(source)):
                 return -errno.EBUSY, 0
+            path = os.readlink(of_fd(fd))
             kernel.mount(source, of_fd(fd), None, kernel.MS_BIND | kernel.MS_REC)
+            self._bound.append(path)
             return DONE
         except OSError:  # a mount namespace of its own: there the kernel decides
             return CONTINUE

@@ -230,6 +230,10 @@ assert libc.mount(b'none', b'm', b'tmpfs', 0, None) == 0
 assert libc.mount(b'proc', b'm', b'proc', 0, None) == 0
 os.chown('/work', 3, 4)
 assert libc.umount2(b'm', 0) == 0 and libc.umount2(b'm', 0) == 0
+for kind, inside in (b'sysfs', 'kernel'), (b'devtmpfs', 'null'):
+    assert libc.mount(kind, b'm', kind, 0, None) == 0 and os.path.exists(f'm/{inside}')
+    assert libc.umount2(b'm', 0) == 0 and os.listdir('m') == []
+assert os.path.exists('/sys/kernel') and os.path.exists('/dev/null')
 os.mkdir('jail'); os.mkdir('jail/work')
 open('jail/work/x', 'w').close(); open('/work/x', 'w').close()
 os.symlink('/work/x', 'jail/l')
