@@ -8,8 +8,14 @@ new program's memory; the limit itself is put back at the program's first stat.
 
 from __future__ import annotations
 
+import struct
+
 from ch_image.sandbox import procfs
 from ch_image.sandbox.seccomp import marks_processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ch_image.sandbox.caller import Call
 
 PROGRAMS = frozenset(
     b"""tar bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
@@ -18,8 +24,12 @@ PROGRAMS = frozenset(
     logrotate adduser addgroup deluser delgroup useradd usermod userdel groupadd groupmod groupdel
     groupmems gpasswd passwd chpasswd chgpasswd newusers chage chsh chfn vipw vigr pwconv pwunconv
     grpconv grpunconv pg_createcluster pg_ctlcluster update-passwd pwck grpck
-    systemd-sysusers systemd-tmpfiles dpkg-statoverride""".split()
+    systemd-sysusers systemd-tmpfiles dpkg-statoverride ansible-playbook ansible puppet chef-client
+    chef-solo salt-call""".split()
 )
+# Marked for the script they are given: what Ansible sends to be run.
+INTERPRETERS = (b"python", b"ruby")
+_SCRIPTS = b"AnsiballZ_"
 
 
 class Readers:
@@ -29,10 +39,15 @@ class Readers:
         self._works = marks_processes()
         self._limits: dict[int, tuple[int, int]] = {}
 
-    def exec(self, pid: int, path: bytes, *, other: bool) -> None:
-        """``pid`` is about to become the program at ``path``; ``other``: as another user."""
-        if not self._works or not (other or path.rpartition(b"/")[2] in PROGRAMS):
+    def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
+        """The caller is about to become the program at ``path``; ``other``: as another user.
+
+        ``arguments`` is the address of its argument list.
+        """
+        name = path.rpartition(b"/")[2]
+        if not self._works or not (other or name in PROGRAMS or _for_script(call, name, arguments)):
             return
+        pid = call.pid
         try:
             soft, hard = procfs.stack_limit(pid)
             if soft != procfs.INFINITY and hard == procfs.INFINITY:
@@ -51,3 +66,13 @@ class Readers:
                 procfs.set_stack_limit(pid, *limits)
             except OSError:  # it died meanwhile
                 pass
+
+
+def _for_script(call: Call, name: bytes, arguments: int) -> bool:
+    if not name.startswith(INTERPRETERS) or not arguments:
+        return False
+    try:
+        (first,) = struct.unpack("<Q", call.peek(arguments + 8, 8))
+        return bool(first) and call.glimpse(first).rpartition(b"/")[2].startswith(_SCRIPTS)
+    except (OSError, struct.error):  # a short list, or one of 32-bit addresses
+        return False

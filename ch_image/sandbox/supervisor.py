@@ -209,7 +209,7 @@ class Supervisor:
         ids = self.identities.of(call.pid)
         at = call.name == "execveat"
         path = call.glimpse(call.args[1] if at else call.args[0])
-        self._readers.exec(call.pid, path, other=not ids.is_root)
+        self._readers.exec(call, path, call.args[2 if at else 1], other=not ids.is_root)
         if not path or ids.is_root and not ids.keep:
             return CONTINUE
         fd = call.locate(call.args[0] if at else AT_FDCWD, path, True)

@@ -276,3 +276,23 @@ except ValueError:
     pass
 """
     assert run(root, script).code == 0
+
+
+def test_programs_that_ask_for_owners_by_an_old_call_are_told(root: Path) -> None:
+    script = """
+import shutil, subprocess
+open('f', 'w').close(); os.chown('f', 33, 44)
+look = 'import os; s = os.stat("f"), os.lstat("/work/f"), os.fstat(os.open("f", os.O_RDONLY));'
+look += 'raise SystemExit(len({x.st_uid for x in s}) * 100 + s[0].st_uid)'
+for name in ('AnsiballZ_file.py', 'other.py'):
+    with open(name, 'w') as stream:
+        stream.write(look)
+def seen(*argv, **more):
+    return subprocess.run(argv, **more).returncode
+python = '/usr/bin/python3'
+assert seen(python, 'AnsiballZ_file.py') == 133
+assert seen(python, 'other.py') == 100, 'that is where the view ends'
+assert seen(python, 'other.py', user=33, group=44) == 133
+assert seen('/usr/bin/find', 'f', '-user', '33', '-exec', '/bin/false', '{}', '+') != 0
+"""
+    assert run(root, script).code == 0
