@@ -6,8 +6,8 @@ is gone, and whoever is left gives up: so a killed ``create`` leaves no process 
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 _MOST = 1 << 16  # bytes of a message
 
@@ -15,13 +15,13 @@ _MOST = 1 << 16  # bytes of a message
 class Channel:
     """One end."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: _socket.socket) -> None:
         self.end = end
 
     @staticmethod
     def pair() -> tuple[Channel, Channel]:
         """Both ends."""
-        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         return Channel(one), Channel(other)
 
     def send(self, *words: str) -> None:

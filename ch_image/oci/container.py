@@ -19,13 +19,10 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Callable
 from typing import Any
 
 from ch_image.errors import ChError, NotFound, printable
-from ch_image.oci import creating, hooks, spec
 from ch_image.oci.channel import Channel
-from ch_image.oci.config import Hook, Process, Spec
 from ch_image.oci.states import (
     CREATED,
     CREATING,
@@ -41,7 +38,14 @@ from ch_image.oci.states import (
 )
 from ch_image.oci.wishes import NO_WISHES, Wishes
 from ch_image.sandbox import syscalls as kernel
-from ch_image.sandbox.mounts import remove_stubs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ch_image.oci.config import Hook, Process, Spec
+
+    Warn = Callable[[str], None]
 
 __all__ = [
     "NO_WISHES",
@@ -58,7 +62,6 @@ __all__ = [
 
 _SIGKILL = 9
 _PATIENCE = 10_000  # milliseconds for a killed process to go
-Warn = Callable[[str], None]
 
 
 def _silent(_text: str) -> None:
@@ -76,6 +79,8 @@ def create(
 
     ``config`` replaces the bundle's config.json. When this fails nothing is left behind.
     """
+    from ch_image.oci import creating, spec
+
     check_id(ident)
     bundle = os.path.realpath(bundle)
     found = config if config is not None else spec.load(bundle)
@@ -124,6 +129,8 @@ def _refuse_impossible(found: Spec) -> None:
 
 
 def _record(ident: str, bundle: str, rootfs: str, found: Spec, wishes: Wishes) -> Record:
+    from ch_image.oci import creating, spec
+
     return Record(
         id=ident,
         bundle=bundle,
@@ -159,12 +166,15 @@ def start(store: Store, ident: str, warn: Warn = _silent) -> Record:
             raise ChError(f"container {ident} does not answer: {error.strerror}") from None
         caller.send("start")
         _listen(caller, warn)
-        _after_start(store, record, warn)
+        if record.poststart:
+            _after_start(store, record, warn)
         return record
 
 
 def _after_start(store: Store, record: Record, warn: Warn) -> None:
     """The poststart hooks; one that fails ends the container since version 1.3, or is warned of."""
+    from ch_image.oci import hooks
+
     found, now = _hooks(record.poststart), record.state(RUNNING)
     major, minor = (int(part) for part in record.version.split(".")[:2])
     if (major, minor) < (1, 3):
@@ -197,6 +207,8 @@ def _listen(caller: Channel, warn: Warn, started: Callable[[int], None] = lambda
 
 
 def _hooks(kept: tuple[dict[str, Any], ...]) -> tuple[Hook, ...]:
+    from ch_image.oci.config import Hook
+
     return tuple(
         Hook(one["path"], tuple(one["args"]), tuple(one["env"]), one["timeout"]) for one in kept
     )
@@ -279,6 +291,10 @@ def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silen
         if force:
             return
         raise
+    if not record.poststop:
+        return
+    from ch_image.oci import hooks
+
     state_ = record.state(STOPPED)
     for text in hooks.run_all("poststop", _hooks(record.poststop), state_, record.bundle):
         warn(text)
@@ -287,6 +303,8 @@ def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silen
 def remove_stubs_of(record: Record) -> None:
     """Take the mount points away that the container needed and its tree lacked."""
     if record.stubs:
+        from ch_image.sandbox.mounts import remove_stubs
+
         try:
             remove_stubs(record.rootfs, [(path, at) for path, at in record.stubs])
         except OSError:  # the tree is gone, or lies in another mount namespace
@@ -369,4 +387,6 @@ def execute(store: Store, ident: str, process: Process, wishes: Wishes = NO_WISH
 
 def template(store: Store, ident: str) -> Process:
     """The container's own process as config.json had it: what ``exec`` starts from."""
+    from ch_image.oci import spec
+
     return spec.parse_process(store.read(ident).process)

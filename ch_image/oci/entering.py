@@ -7,8 +7,8 @@ goes to the supervisor that the container has.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 from ch_image.errors import ChError
 from ch_image.oci import creating, joining, terminal
@@ -69,7 +69,7 @@ def _enter(
     process: Process,
     wishes: Wishes,
     channel: Channel,
-    console: socket.socket | None,
+    console: _socket.socket | None,
 ) -> None:
     """Never returns."""
     try:
@@ -104,7 +104,7 @@ def _enter(
         os._exit(127)
 
 
-def _mark(supervisor: socket.socket, process: Process) -> None:
+def _mark(supervisor: _socket.socket, process: Process) -> None:
     """Put on the mark by which the supervisor will know who this is (sandbox.identity).
 
     It must be done here: inside, this process is not its own to look into (proc(5), dumpable).

@@ -9,6 +9,7 @@ root, so that paths mean to it what they mean inside.
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
 import socket
@@ -119,7 +120,7 @@ def _make(setup: Setup) -> None:
     os._exit(0)
 
 
-def emulation(how: str, supervisor: socket.socket | None) -> Callable[[], None] | None:
+def emulation(how: str, supervisor: _socket.socket | None) -> Callable[[], None] | None:
     """What installs the filter of root emulation: answered by the supervisor, or just "done"."""
     if how == RECORDED and supervisor is not None:
         return lambda: install_filter(supervisor)

@@ -16,16 +16,13 @@ together, so that a later process with the same number is never taken for it.
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import errno
 import fcntl
 import json
 import os
 import re
-import shutil
-import socket
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ch_image.errors import ChError, NotFound, StorageError, printable
@@ -88,11 +85,17 @@ class Held:
         # First out of sight by one step: what dies in between leaves no half container.
         gone = f"{os.path.dirname(self.path)}/.gone-{os.getpid()}-{os.path.basename(self.path)}"
         os.rename(self.path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        _clear(gone)
         try:
             os.rmdir(os.path.dirname(self.path))
         except OSError:  # there are others
             pass
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Give the lock back; may be repeated."""
@@ -113,7 +116,7 @@ class Store:
         fresh = f"{self.path}/.new-{os.getpid()}-{record.id}"
         while True:
             self._prepare()
-            shutil.rmtree(fresh, ignore_errors=True)
+            _clear(fresh)
             try:
                 os.mkdir(fresh, 0o700)
                 break
@@ -134,7 +137,7 @@ class Store:
                 break
             return Held(final, lock, record)
         os.close(lock)
-        shutil.rmtree(fresh, ignore_errors=True)
+        _clear(fresh)
         raise ChError(
             f"container {record.id} exists already", hint="delete it, or choose another ID"
         )
@@ -218,7 +221,7 @@ class Store:
         for name in os.listdir(self.path):
             pid = name.split("-")[1] if name.startswith((".new-", ".gone-")) else ""
             if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                shutil.rmtree(f"{self.path}/{name}", ignore_errors=True)
+                _clear(f"{self.path}/{name}")
 
     def forget_abandoned(self, ident: str) -> bool:
         """Take away a container whose creator was killed; False when it is a real one."""
@@ -239,14 +242,19 @@ class Store:
         return False
 
 
-@contextlib.contextmanager
-def held(store: Store, ident: str) -> Iterator[Held]:
-    """``store.hold`` for a with statement."""
-    hold = store.hold(ident)
+def held(store: Store, ident: str) -> Held:
+    """``store.hold``, to be read in a with statement."""
+    return store.hold(ident)
+
+
+def _clear(directory: str) -> None:
+    """Remove a directory of files, as far as it can be done."""
     try:
-        yield hold
-    finally:
-        hold.close()
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:  # somebody else was faster, or it is none
+        pass
 
 
 def check_id(ident: str) -> None:
@@ -277,10 +285,10 @@ def listens(directory: str) -> bool:
     return True
 
 
-def knock(directory: str, name: str = "start") -> socket.socket:
+def knock(directory: str, name: str = "start") -> _socket.socket:
     """Connect to a socket of a container. Raises OSError when nobody listens."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         # By descriptor: a socket's path may have 107 bytes.
         connection.connect(f"/proc/self/fd/{fd}/{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import fcntl
@@ -30,7 +31,7 @@ def connect(path: str) -> socket.socket:
     return console
 
 
-def take(console: socket.socket, size: tuple[int, int] | None, uid: int) -> None:
+def take(console: _socket.socket, size: tuple[int, int] | None, uid: int) -> None:
     """Inside the container's root: a new terminal becomes this process's, and its 0, 1 and 2.
 
     The process must lead its session. Raises OSError.
