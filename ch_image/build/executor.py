@@ -17,12 +17,13 @@ from ch_image.build.effectors import Effectors
 from ch_image.build.effects import Effect
 from ch_image.build.fold import fold
 from ch_image.build.forcing import Forced, Forcing
-from ch_image.build.inputs import Inputs
+from ch_image.build.inputs import Inputs, identity
 from ch_image.build.key import CacheKey, StepKey, base_key, step_key
 from ch_image.build.options import BuildOptions, BuildResult, Trail
 from ch_image.build.origins import ContextOrigin, ImageOrigin, Origin, ScratchOrigin, StageOrigin
 from ch_image.build.placed import placed, warned
 from ch_image.build.plan import Plan, Step, plan, with_triggers
+from ch_image.build.promised import Broken, Promises, caches_of, recover
 from ch_image.build.publish import publish
 from ch_image.build.queue import Queue
 from ch_image.build.schedule import Agenda, Cancel, Once, Work
@@ -30,15 +31,13 @@ from ch_image.build.schedule import run as run_steps
 from ch_image.build.state import BuildState, Folded, start_image, start_scratch, start_stage
 from ch_image.build.stepcache import StepCache
 from ch_image.dockerfile.ast import Dockerfile, From, Run
-from ch_image.errors import BuildError, ImageError, RegistryError, printable
-from ch_image.model.digest import digest_of
-from ch_image.model.oci import canonical_json, config_json
+from ch_image.errors import BuildError, printable
 from ch_image.model.platforms import Platform, host_platform
 from ch_image.report import Info, Reporter, StepDone, StepFaulted, StepHit, StepStarted, Warned
 from ch_image.sandbox import userns
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
-from ch_image.storage.layers import Chain
+from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.store import Storage
 
 if TYPE_CHECKING:
@@ -82,13 +81,17 @@ def build(options: BuildOptions, storage: Storage, report: Reporter) -> BuildRes
     options = options._replace(epoch=epoch(scope))
     todo = plan(dockerfile, scope, target=options.target, contexts=frozenset(options.contexts))
     userns.enter()
-    builder = _Build(options, storage, report, todo)
-    try:
-        agenda: Agenda[Outcome | Pulled] = builder
-        run_steps(agenda, options.jobs, builder.cancel)
-        return builder.finish()
-    finally:
-        builder.close()
+    caches = caches_of(options, storage, report)
+    while True:
+        builder = _Build(options, storage, report, todo, caches)
+        try:
+            agenda: Agenda[Outcome | Pulled] = builder
+            run_steps(agenda, options.jobs, builder.cancel)
+            return builder.finish()
+        except Broken as broken:
+            recover(broken, caches, report)
+        finally:
+            builder.close()
 
 
 def _parse(options: BuildOptions, storage: Storage) -> Dockerfile:
@@ -102,22 +105,23 @@ class _Build:
     """One build under way; an `Agenda`."""
 
     def __init__(
-        self, options: BuildOptions, storage: Storage, report: Reporter, todo: Plan
+        self,
+        options: BuildOptions,
+        storage: Storage,
+        report: Reporter,
+        todo: Plan,
+        caches: RemoteCaches | None,
     ) -> None:
         self._options, self._storage, self._report, self._plan = options, storage, report, todo
         self.cancel = Cancel()
         snapshotter = Once(lambda: storage.snapshotter(options.snapshotter))
-        self._inputs = Inputs(options, storage, snapshotter, report)
+        self._promises = Promises(caches)
+        self._inputs = Inputs(options, storage, snapshotter, report, self._promises)
         self._effectors = Effectors(
             options, storage, snapshotter, self._inputs, report, self.cancel
         )
         self._forcing = Forcing(options, snapshotter, report)
         self._cache = StepCache(options, storage, report)
-        self._remote: RemoteCaches | None = None
-        if options.cache_from is not None:
-            from ch_image.build.remote_cache import RemoteCaches
-
-            self._remote = RemoteCaches(options.cache_from, storage, report)
         self._trail: list[Trail] = []
         self._queue = Queue(todo)
         self._done: dict[int, Outcome] = {}
@@ -199,7 +203,7 @@ class _Build:
     def _based(self, step: Step, image: Image, reference: str, *, hit: bool = True) -> Outcome:
         if hit:
             self._hit(step)
-        what = image.manifest.digest if image.manifest else _identity(image)
+        what = image.manifest.digest if image.manifest else identity(image)
         key = base_key(what, str(image.config.platform))
         self._cache.based(step, key, reference)
         outcome = Outcome(start_image(image.config), image.layers, key.chain)
@@ -251,43 +255,43 @@ class _Build:
             self._report(StepDone(step.line, step.stage_name, 0.0))
             return _after(before, folded, key, record, forced)
         files = self._effectors.files(made, step.origins, chains)
-        if self._remote is not None and self._cache.may_read(step):
-            remote = self._remote.find(key.key, before.chain)
-            if remote is not None and not self._options.dry_run:
-                miss = _Miss(step, before, folded, made, key, chains, files, forced)
-                return Work(key.key, lambda: self._bring(miss, remote))
+        work = _Miss(step, before, folded, made, key, chains, files, forced)
+        if self._cache.may_read(step) and not self._options.dry_run:
+            remote = self._promises.find(key.key, before.chain)
+            if remote is not None:
+                return self._promised(work, remote)
         self._cache.explain(step, key, lambda: files)
         if self._options.dry_run:
             self._start(step)
             return before._replace(state=folded.state, parent=key.chain, forced=forced)
-        work = _Miss(step, before, folded, made, key, chains, files, forced)
         return Work(key.key, lambda: self._execute(work))
 
     def _execute(self, miss: _Miss) -> Outcome:
+        step = miss.step
+        before = miss.before._replace(chain=self._promises.settle(miss.before.chain))
+        chains = [chain and self._promises.settle(chain) for chain in miss.chains]
         began = time.monotonic()
-        step, before = miss.step, miss.before
         self._start(step)
         with self._told(step), placed(step, self._plan):
             self._forcing.tell(miss.folded.effect, miss.effect)
-            layer = self._effectors.carry_out(miss.effect, step, before.chain, miss.chains)
+            layer = self._effectors.carry_out(miss.effect, step, before.chain, chains)
             seconds = time.monotonic() - began
             record = self._cache.keep(step, miss.key, before.chain, layer, miss.files, seconds)
         self._report(StepDone(step.line, step.stage_name, seconds))
         return self._landed(_after(before, miss.folded, miss.key, record, miss.forced), record)
 
-    def _bring(self, miss: _Miss, remote: Remote) -> Outcome:
-        """Take the step's layer from where another has put it; else carry it out after all."""
-        assert self._remote is not None
-        step, before = miss.step, miss.before
-        try:
-            layer = self._remote.fetch(remote)
-        except (RegistryError, ImageError) as error:
-            self._report(Warned(f"--cache-from: {error}; line {step.line} is carried out instead"))
-            return self._execute(miss)
+    def _promised(self, miss: _Miss, remote: Remote) -> Outcome:
+        """Take it that the step's layer can be had from where another has put it."""
+        step, key = miss.step, miss.key
+
+        def keep(below: Chain, layer: LayerId | None) -> CacheRecord:
+            seconds = remote.seconds
+            return self._cache.keep(step, key, below, layer, miss.files, seconds, shared=True)
+
         self._hit(step)
-        chain, seconds = before.chain, remote.seconds
-        record = self._cache.keep(step, miss.key, chain, layer, miss.files, seconds, shared=True)
-        return self._landed(_after(before, miss.folded, miss.key, record, miss.forced), record)
+        layer = self._promises.make(remote, keep)
+        record = self._cache.record(step, key, miss.before.chain, layer, {}, remote.seconds)
+        return self._landed(_after(miss.before, miss.folded, key, record, miss.forced), record)
 
     def _landed(self, outcome: Outcome, record: CacheRecord) -> Outcome:
         if record.layer is not None:
@@ -363,11 +367,15 @@ class _Build:
         if self._options.dry_run:
             return BuildResult(None, count, self._executed, self._runs, notifications)
         final = self._done[self._plan.stages[self._plan.target].last]
-        image = publish(self._options, self._storage, final.state, final.chain, final.made)
-        trail = tuple(self._trail)
-        return BuildResult(
-            image, count, self._executed, self._runs, notifications, trail, self._options.epoch
-        )
+        promises = self._promises
+        chain = promises.settle(final.chain)
+        for step in self._trail if self._options.fetch_all else ():
+            promises.settle(step.chain)
+        image = publish(self._options, self._storage, final.state, chain, final.made)
+        result = BuildResult(image, count, self._executed, self._runs, notifications)
+        trail = tuple(map(promises.landed, self._trail))
+        result = result._replace(trail=trail, epoch=self._options.epoch)
+        return result._replace(contents=self._inputs.seen, promised=promises.open())
 
 
 class _Miss(NamedTuple):
@@ -388,9 +396,3 @@ def _after(
 ) -> Outcome:
     chain = before.chain if record.layer is None else (*before.chain, record.layer)
     return Outcome(folded.state, chain, key.chain, max(before.made, record.created), forced)
-
-
-def _identity(image: Image) -> str:
-    """What an image that was built or imported here is: its layers and its config."""
-    meaning = [list(image.layers), config_json(image.config._replace(created="", history=()))]
-    return digest_of(canonical_json(meaning))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from ch_image.build.options import BuildOptions
 from ch_image.errors import BuildError, UsageError, printable
+from ch_image.model.digest import digest_of
+from ch_image.model.oci import canonical_json, config_json
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import parse_ref
 from ch_image.report import Reporter
@@ -25,6 +27,8 @@ from ch_image.storage.store import Storage
 
 if TYPE_CHECKING:
     from ch_image.build.context import Context
+    from ch_image.build.options import Seen
+    from ch_image.build.promised import Promises
     from ch_image.build.source import ImageSource, Source
     from ch_image.build.statindex import Memo
     from ch_image.storage.snapshots.base import Snapshotter
@@ -42,9 +46,11 @@ class Inputs:
         storage: Storage,
         snapshotter: Callable[[], Snapshotter],
         report: Reporter,
+        promises: Promises,
     ) -> None:
         self._options = options
         self._report = report
+        self._promises = promises
         self._storage = storage
         self._snapshotter = snapshotter
         self._digests = os.path.join(storage.path, "context")
@@ -61,8 +67,13 @@ class Inputs:
         from ch_image.build.statindex import Memo
 
         if self._memo is None:
-            self._memo = Memo(self._digests)
+            self._memo = Memo(self._digests, self._promises.content)
         return self._memo
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """What was asked about files in images."""
+        return self._promises.seen(self._memo.asked) if self._memo else ()
 
     def close(self) -> None:
         """Keep what was learnt about contexts and unmount views."""
@@ -172,11 +183,21 @@ class Inputs:
         with self._lock:
             found = self._trees.get(chain)
             if found is None:
-                owners = partial(merged_owners, self._storage.layers, chain)
+
+                def owners() -> dict[str, tuple[int, int]]:
+                    return merged_owners(self._storage.layers, self._promises.settle(chain))
+
                 found = ImageSource(partial(self._mounted, chain), owners, " ".join(chain))
                 self._trees[chain] = found
             return found
 
     def _mounted(self, chain: Chain) -> str:
+        settled = self._promises.settle(chain)
         with self._lock:
-            return self._open.enter_context(self._snapshotter().view(chain))
+            return self._open.enter_context(self._snapshotter().view(settled))
+
+
+def identity(image: Image) -> str:
+    """What an image that was built or imported here is: its layers and its config."""
+    meaning = [list(image.layers), config_json(image.config._replace(created="", history=()))]
+    return digest_of(canonical_json(meaning))

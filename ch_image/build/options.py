@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ch_image.model.digest import DiffId
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import DefaultRegistry, ImageRef
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
-from ch_image.storage.layers import Chain
+from ch_image.storage.layers import Chain, LayerId
 
 if TYPE_CHECKING:
     from ch_image.build.remote import Fetch
@@ -61,6 +62,7 @@ class BuildOptions(NamedTuple):
     fetch: Fetch | None = None  # for ADD of URLs
     verbose: bool = False  # explain misses
     cache_from: Callable[[], Sequence[Location]] | None = None  # caches of others
+    fetch_all: bool = False  # also the layers of steps that the target does not need
 
 
 class Trail(NamedTuple):
@@ -68,6 +70,14 @@ class Trail(NamedTuple):
 
     record: CacheRecord
     chain: Chain
+
+
+class Seen(NamedTuple):
+    """The ``digest`` of what a COPY took of ``chain``; ``what`` stands for the rest it says."""
+
+    chain: Chain
+    what: str
+    digest: str
 
 
 class BuildResult(NamedTuple):
@@ -80,3 +90,5 @@ class BuildResult(NamedTuple):
     notifications: int  # calls that root emulation answered
     trail: tuple[Trail, ...] = ()  # the steps that have layers
     epoch: int | None = None  # SOURCE_DATE_EPOCH, seconds
+    contents: tuple[Seen, ...] = ()
+    promised: Mapping[LayerId, DiffId] = {}  # layers of the trail that were never fetched

@@ -5,9 +5,13 @@ ours, says which step made which on top of which:
 
     {"format": 1,
      "chains": [[PARENT, DIFF_ID, LAYER], ...],   PARENT: an earlier place in it, or null
-     "steps": [[KEY, SLOT, TEXT, STAGE, INPUTS, SECONDS, CHAIN], ...]}
+     "steps": [[KEY, SLOT, TEXT, STAGE, INPUTS, SECONDS, CHAIN], ...],
+     "contents": [[CHAIN, WHAT, DIGEST], ...]}
 
-LAYER is a place among the manifest's layers, null for layers of a base image, which are not here.
+LAYER is a place among the manifest's layers, null for layers that are not here: those of a base
+image, and with mode=min those of stages that the image only copies from, whose DIFF_ID is made of
+the step's key. CONTENTS are digests of what a COPY --from took, so that it can be looked up where
+those layers are not: WHAT is a digest of what it says.
 What comes from elsewhere is believed only as far as digests go: a step counts where the layers
 below it are, by diff ID, those that it was made on, and a layer whose blob and content have the
 digests that the manifest and the list give. That a key means this layer is the word of whoever may
@@ -17,11 +21,10 @@ write the cache; so a cache is as trusted as the reference that names it.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ch_image.build.options import Trail
+from ch_image.build.options import BuildResult
 from ch_image.errors import ChError, ImageError, printable
 from ch_image.model.digest import DiffId, Digest, parse_digest
 from ch_image.model.oci import (
@@ -51,6 +54,12 @@ class Remote(NamedTuple):
     diff_ids: tuple[DiffId, ...]
     blobs: tuple[Descriptor, ...]
     seconds: float
+    kept: bool  # whether the cache has its layer
+
+
+_Ids = tuple[DiffId | None, ...]
+_Steps = list[tuple[str, Remote]]
+_Contents = dict[tuple[_Ids, str], str]
 
 
 class RemoteCaches:
@@ -61,26 +70,42 @@ class RemoteCaches:
     ) -> None:
         self._open, self._storage, self._report = open_all, storage, report
         self._steps: dict[str, list[Remote]] | None = None
+        self._contents: _Contents = {}
         self._diff_ids: dict[LayerId, DiffId | None] = {}
-        self._lock = threading.Lock()
+        self.only_kept = False  # pass over steps whose layers a cache does not have
 
-    def find(self, key: str, chain: Chain) -> Remote | None:
-        """The step with that key that was made on what ``chain`` is."""
+    def find(self, key: str, chain: Chain, promised: Mapping[LayerId, DiffId]) -> Remote | None:
+        """The step with that key that was made on what ``chain`` is.
+
+        ``promised`` tells what stands for layers of the chain that are not in storage.
+        """
         if self._steps is None:
             self._steps = self._read_all()
-        below = tuple(map(self._diff_id, chain))
-        for found in self._steps.get(key, ()):
-            if found.diff_ids[:-1] == below:
+        if key not in self._steps:
+            return None
+        below = self._ids(chain, promised)
+        for found in self._steps[key]:
+            if found.diff_ids[:-1] == below and (found.kept or not self.only_kept):
                 return found
         return None
 
-    def fetch(self, remote: Remote) -> LayerId:
-        """The step's layer, brought into storage. Raises RegistryError, ImageError."""
+    def content(self, chain: Chain, promised: Mapping[LayerId, DiffId], what: str) -> str | None:
+        """The digest of what is meant by ``what`` in ``chain``, where a cache has it."""
+        return self._contents.get((self._ids(chain, promised), what))
+
+    def fetch(self, remote: Remote) -> Chain:
+        """The layers up to the step's, brought into storage. Raises RegistryError, ImageError."""
         from ch_image.transfer.fill import fill
 
-        with self._lock:  # a layer that two stages want is fetched once
-            chain = fill(self._storage, [remote.place], remote.blobs, remote.diff_ids, self._report)
-        return chain[-1]
+        return fill(self._storage, [remote.place], remote.blobs, remote.diff_ids, self._report)
+
+    def drop(self, place: Place) -> None:
+        """Forget what is at ``place``: it cannot be relied on."""
+        for found in (self._steps or {}).values():
+            found[:] = [remote for remote in found if remote.place is not place]
+
+    def _ids(self, chain: Chain, promised: Mapping[LayerId, DiffId]) -> _Ids:
+        return tuple(promised.get(layer) or self._diff_id(layer) for layer in chain)
 
     def _diff_id(self, layer: LayerId) -> DiffId | None:
         if self._diff_ids.get(layer) is None:
@@ -92,17 +117,18 @@ class RemoteCaches:
         for place, reference in self._open():
             where = printable(f"{place.client.registry}/{place.repository}", 200)
             try:
-                found = _read(place, reference)
+                steps, contents = _read(place, reference)
             except ChError as error:  # a cache that is not there yet, for one
                 self._report(Warned(f"--cache-from {where}: {error}"))
                 continue
-            self._report(Detail(f"--cache-from {where}: {len(found)} steps"))
-            for key, remote in found:
+            self._report(Detail(f"--cache-from {where}: {len(steps)} steps"))
+            self._contents |= contents
+            for key, remote in steps:
                 out.setdefault(key, []).append(remote)
         return out
 
 
-def _read(place: Place, reference: str) -> list[tuple[str, Remote]]:
+def _read(place: Place, reference: str) -> tuple[_Steps, _Contents]:
     top = place.client.get_manifest(place.repository, reference)
     manifest = parse_manifest(top.raw, top.media_type)
     if not isinstance(manifest, Manifest) or manifest.config.media_type != CONFIG:
@@ -117,19 +143,23 @@ def _read(place: Place, reference: str) -> list[tuple[str, Remote]]:
 
 def _decode(
     value: dict[str, Any], layers: Sequence[Descriptor], place: Place
-) -> list[tuple[str, Remote]]:
+) -> tuple[_Steps, _Contents]:
     if value["format"] != _FORMAT:
         raise ValueError(value["format"])
-    chains: list[tuple[tuple[DiffId, ...], tuple[Descriptor, ...]]] = []
+    chains: list[tuple[tuple[DiffId, ...], tuple[Descriptor, ...], bool]] = []
     for parent, diff_id, number in value["chains"]:
         checked = parse_digest(diff_id)
         blob = Descriptor(OCI_LAYER, checked, 0) if number is None else layers[int(number)]
-        ids, blobs = ((), ()) if parent is None else chains[int(parent)]
-        chains.append(((*ids, DiffId(checked)), (*blobs, blob)))
-    out = []
+        ids, blobs, _ = ((), (), True) if parent is None else chains[int(parent)]
+        chains.append(((*ids, DiffId(checked)), (*blobs, blob), number is not None))
+    steps = []
     for key, _slot, _text, _stage, _inputs, seconds, at in value["steps"]:
-        out.append((str(key), Remote(place, *chains[int(at)], float(seconds))))
-    return out
+        ids, blobs, kept = chains[int(at)]
+        steps.append((str(key), Remote(place, ids, blobs, float(seconds), kept)))
+    contents: _Contents = {}
+    for at, what, digest in value.get("contents", []):
+        contents[chains[int(at)][0], str(what)] = str(digest)
+    return steps, contents
 
 
 class Export(NamedTuple):
@@ -139,48 +169,74 @@ class Export(NamedTuple):
     descriptor: Descriptor
 
 
-def export(trail: Sequence[Trail], final: Chain, storage: Storage, *, everything: bool) -> Export:
-    """The cache of these steps: of those that ``final`` holds, or of all.
+def export(result: BuildResult, storage: Storage, *, everything: bool) -> Export:
+    """The cache of a build's steps, with the layers of those that its image holds, or of all.
 
     The process has entered its user namespace, and holds the storage's lock. Raises StorageError,
     ImageError.
     """
-    wanted = [t for t in trail if everything or final[: len(t.chain)] == t.chain]
-    ours = {t.record.layer for t in wanted}
-    places: dict[Chain, int] = {}
-    chains: list[list[object]] = []
-    layers: dict[Digest, tuple[int, Descriptor]] = {}
-    for one in wanted:
-        for length in range(1, len(one.chain) + 1):
-            chain = one.chain[:length]
-            if chain in places:
-                continue
-            diff_id, blob = _packed(chain, storage)
-            number = None
-            if chain[-1] in ours:
-                number = layers.setdefault(blob.digest, (len(layers), blob))[0]
-            places[chain] = len(chains)
-            chains.append([places.get(chain[:-1]), diff_id, number])
+    table = _Table(result, storage, everything)
     steps = [
-        [r.key, r.parent, r.text, r.stage, dict(r.inputs), round(r.seconds, 3), places[chain]]
-        for r, chain in wanted
+        [r.key, r.parent, r.text, r.stage, dict(r.inputs), round(r.seconds, 3), table.place(chain)]
+        for r, chain in result.trail
     ]
-    config = _dump({"format": _FORMAT, "chains": chains, "steps": steps})
+    contents = [[table.place(s.chain), s.what, s.digest] for s in result.contents if s.chain]
+    value = {"format": _FORMAT, "chains": table.rows, "steps": steps, "contents": contents}
+    config = _dump(value)
     if len(config) > MAX_DOCUMENT:
         raise ImageError(
             f"the build cache's list is larger than {MAX_DOCUMENT >> 20} MiB",
-            hint="mode=min leaves out the steps that are not in the image",
+            hint="build fewer stages at once, with --target",
         )
     value = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "config": Descriptor(CONFIG, storage.blobs.put(config), len(config)).to_json(),
-        "layers": [blob.to_json() for _, blob in layers.values()],
+        "layers": [blob.to_json() for _, blob in table.layers.values()],
     }
     raw = _dump(value)
     manifest = parse_manifest(raw)
     assert isinstance(manifest, Manifest)
     return Export(manifest, Descriptor(OCI_MANIFEST, storage.blobs.put(raw), len(raw)))
+
+
+class _Table:
+    """Chains as rows, each once; and the layers that go into the cache."""
+
+    def __init__(self, result: BuildResult, storage: Storage, everything: bool) -> None:
+        self._storage, self._promised = storage, result.promised
+        final = result.image.layers if result.image else ()
+        self._ours: set[LayerId] = set()
+        self._keys: dict[LayerId, str] = {}  # of steps whose layers stay here
+        for record, chain in result.trail:
+            if everything or final[: len(chain)] == chain:
+                self._ours.add(chain[-1])
+            else:
+                self._keys[chain[-1]] = record.key
+        self._places: dict[Chain, int] = {}
+        self.rows: list[list[object]] = []
+        self.layers: dict[Digest, tuple[int, Descriptor]] = {}
+
+    def place(self, chain: Chain) -> int:
+        """The row of a chain; those below it come before it."""
+        for length in range(1, len(chain) + 1):
+            below = chain[:length]
+            if below not in self._places:
+                diff_id, number = self._layer(below)
+                self._places[below] = len(self.rows)
+                self.rows.append([self._places.get(below[:-1]), diff_id, number])
+        return self._places[chain]
+
+    def _layer(self, chain: Chain) -> tuple[str, int | None]:
+        layer = chain[-1]
+        if layer in self._promised:
+            return self._promised[layer], None
+        if layer in self._keys and layer not in self._ours:
+            return f"sha256:{self._keys[layer]}", None
+        diff_id, blob = _packed(chain, self._storage)
+        if layer not in self._ours:
+            return diff_id, None
+        return diff_id, self.layers.setdefault(blob.digest, (len(self.layers), blob))[0]
 
 
 def _packed(chain: Chain, storage: Storage) -> tuple[DiffId, Descriptor]:

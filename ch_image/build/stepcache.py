@@ -72,17 +72,29 @@ class StepCache:
                     self._storage.layers.remove(layer)
                 self._fresh[key.key] = other
                 return other
-        now = time.time()
-        text = printable(" ".join(step.instruction.text.split()), 200)
-        inputs = {**key.inputs, **files}
-        below = chain[-1] if chain and layer is not None else None
-        record = CacheRecord(
-            key.key, key.slot, text, layer, inputs, now, now, seconds, below, step.stage_name
-        )
+        record = self.record(step, key, chain, layer, files, seconds)
         if self._options.cache != "disabled":
             cache.put(record)
         self._fresh[key.key] = record
         return record
+
+    def record(
+        self,
+        step: Step,
+        key: StepKey,
+        chain: Chain,
+        layer: LayerId | None,
+        files: Mapping[str, str],
+        seconds: float,
+    ) -> CacheRecord:
+        """What there is to note of a step that was carried out now, without noting it."""
+        now = time.time()
+        text = printable(" ".join(step.instruction.text.split()), 200)
+        inputs = {**key.inputs, **files}
+        below = chain[-1] if chain and layer is not None else None
+        return CacheRecord(
+            key.key, key.slot, text, layer, inputs, now, now, seconds, below, step.stage_name
+        )
 
     def based(self, step: Step, key: StepKey, reference: str) -> None:
         """Note what a stage begins with, so that another base can be told of later."""

@@ -157,6 +157,7 @@ def build_request(
         fetch=fetcher(session),
         verbose=session.verbosity > 0,
         cache_from=partial(remote_cache.locations, session) if parsed.has("cache-from") else None,
+        fetch_all=remote_cache.everything(session),
     )
 
 

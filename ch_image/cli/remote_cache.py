@@ -80,6 +80,12 @@ def check(session: Session) -> None:
                 session.ref(spec.ref)
 
 
+def everything(session: Session) -> bool:
+    """Whether a cache is to be written that has the layers of all steps."""
+    specs = parse("--cache-to", session.parsed.texts("cache-to"), working_directory())
+    return any(spec.everything for spec in specs)
+
+
 def store(session: Session, result: BuildResult) -> None:
     """Write the caches that were asked for. Raises ChError."""
     specs = parse("--cache-to", session.parsed.texts("cache-to"), working_directory())
@@ -91,7 +97,7 @@ def store(session: Session, result: BuildResult) -> None:
 
     storage = session.storage
     for spec in specs:
-        made = export(result.trail, result.image.layers, storage, everything=spec.everything)
+        made = export(result, storage, everything=spec.everything)
         if spec.ref:
             ref = session.ref(spec.ref)
             sent = send(made, registries(session).home(ref), ref.reference, storage)

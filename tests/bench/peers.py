@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Peer:
     def __init__(self, work: Path, base: str) -> None:
         self.work, self.base = work, base
         self.env = dict(os.environ, HOME=str(work), XDG_RUNTIME_DIR=str(work), LC_ALL="C.UTF-8")
+        self.peak = 0  # bytes that the largest process of ours held, since somebody set it to 0
 
     def prepare(self) -> str:
         """Make ready; why it cannot be used, empty when it can."""
@@ -34,11 +36,27 @@ class Peer:
         raise NotImplementedError
 
     def build(self, context: Path, *, fresh: bool) -> None:
-        """Build. Raises CalledProcessError with the end of what it said."""
-        words = [str(word) for word in self.argv(context, fresh)]
-        subprocess.run(
-            words, check=True, env=self.env, stdin=subprocess.DEVNULL, capture_output=True
-        )
+        """Build. Raises RuntimeError with the end of what it said."""
+        self.run(self.argv(context, fresh))
+
+    def run(self, argv: Sequence[object]) -> None:
+        """Run to its end, and note how much memory the process needed."""
+        words = [str(word) for word in argv]
+        null = subprocess.DEVNULL
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(words, env=self.env, stdin=null, stdout=null, stderr=said)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.peak = max(self.peak, usage.ru_maxrss << 10)
+            if process.returncode:
+                said.seek(0)
+                text = said.read().decode(errors="replace").strip()
+                raise RuntimeError(f"{self.name} exits with {process.returncode}: {text[-400:]}")
+
+    def stored(self) -> int:
+        """Bytes that its storage takes on disk; 0: it is not ours to see."""
+        done = subprocess.run(["du", "-s", "-B1", self.work], capture_output=True)
+        return int(done.stdout.split()[0])
 
     def listing(self) -> Sequence[object]:
         """The command that lists the images."""
@@ -54,11 +72,8 @@ class Peer:
         (context / "Dockerfile").write_text(f"FROM {self.base}\nRUN true\n")
         try:
             self.build(context, fresh=True)
-        except OSError as error:
-            return str(error)
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.decode(errors="replace").strip().splitlines()
-            return lines[-1][:100] if lines else f"exit code {error.returncode}"
+        except (OSError, RuntimeError) as error:
+            return str(error).splitlines()[-1][:200]
         return ""
 
 
@@ -103,9 +118,16 @@ class Podman(Buildah):
     """podman, whose builder is buildah."""
 
     name = "podman"
+    _run = ""
 
     def _start(self) -> list[object]:
-        return ["podman", "--root", self.work / "root", "--runroot", self.work / "run"]
+        if not self._run:  # which has 50 characters at most
+            self._run = tempfile.mkdtemp(prefix="chb", dir="/tmp")
+        return ["podman", "--root", self.work / "root", "--runroot", self._run]
+
+    def close(self) -> None:
+        if self._run:
+            shutil.rmtree(self._run, ignore_errors=True)
 
 
 class Docker(Peer):
@@ -121,7 +143,11 @@ class Docker(Peer):
     def argv(self, context: Path, fresh: bool) -> Sequence[object]:
         tag = f"ch-image-bench-{context.name}"
         self._tags.add(tag)
-        return ["docker", "build", "-q", *["--no-cache"] * fresh, "-t", tag, context]
+        options = ["-q", "--network=host", *["--no-cache"] * fresh]
+        return ["docker", "build", *options, "-t", tag, context]
+
+    def stored(self) -> int:
+        return 0  # the daemon's directory holds what others have built, too
 
     def listing(self) -> Sequence[object]:
         return ["docker", "images"]
@@ -155,11 +181,13 @@ class Charliecloud(Peer):
         return [*self._start(), "list"]
 
 
-def found(work: Path, base: str, tree: Path, charliecloud: str) -> tuple[list[Peer], list[str]]:
+def found(
+    work: Path, base: str, tree: Path, charliecloud: str, without: Sequence[str]
+) -> tuple[list[Peer], list[str]]:
     """Ours and the peers that work here; and of the others, why they don't."""
     peers: list[Peer] = [Ours(work / "ours", base)]
     for kind in (Buildah, Podman, Docker):
-        if shutil.which(kind.name):
+        if shutil.which(kind.name) and kind.name not in without:
             peers.append(kind(work / kind.name, base))
     if charliecloud:
         peers.append(Charliecloud(work / "charliecloud", base, charliecloud, tree))

@@ -49,6 +49,10 @@ def ids(tool: world.Tool) -> list[str]:
     return out.splitlines()
 
 
+def layers(tool: world.Tool) -> int:
+    return len([n for n in (tool.storage / "layers").iterdir() if n.name != ".diff"])
+
+
 def places(kind: str, registry: world.Registry, tmp_path: Path) -> tuple[str, str]:
     """Values of --cache-to and --cache-from."""
     if kind == "local":
@@ -72,8 +76,9 @@ def test_another_machine_takes_the_steps(
         done = other("build", "--cache-from", source, "-t", "x", context)
         assert set(marks(done).values()) == {"*"}
         assert ids(other) == ids(ch_image)
-        again = other("build", "-t", "x", context)
+        again = other("build", "-t", "x", context, "--cache-from", source)
         assert set(marks(again).values()) == {"*"}, "what was taken is not in the cache"
+        assert layers(other) == 5, "the base's, four steps', and not the stage's of COPY --from"
 
         (context / "src/a").write_text("b")
         conftest.remove_tree(other.storage)
@@ -96,13 +101,12 @@ def test_only_what_the_target_needs_is_fetched(
         other("build", "--target", "tools", "--cache-from", source, "-t", "x", context).ok()
         rows = json.loads(other("build-cache", "--json").ok().out)
         assert [row["instruction"][:8] for row in rows if row["layer"]] == ["RUN cat "]
-        count = len([n for n in (other.storage / "layers").iterdir() if n.name != ".diff"])
-        assert count == 2, "the base's layer and the step's"
+        assert layers(other) == 2, "the base's layer and the step's"
     finally:
         conftest.remove_tree(other.storage)
 
 
-def test_the_least_cache_has_the_image_s_steps(
+def test_the_least_cache_knows_stages_that_it_does_not_hold(
     ch_image: world.Tool,
     other: world.Tool,
     context: Path,
@@ -112,9 +116,44 @@ def test_the_least_cache_has_the_image_s_steps(
     to, source = places("registry", registry, tmp_path)
     try:
         ch_image("build", "--cache-to", to, "-t", "x", context).ok()
+        # What one machine has taken and never fetched, it can hand on.
+        given = ("--cache-from", source, "--cache-to", f"type=local,dest={tmp_path}/handed")
+        for source_of in (given, ("--cache-from", f"type=local,src={tmp_path}/handed")):
+            done = other("build", *source_of, "-t", "x", context)
+            assert set(marks(done).values()) == {"*"}
+            assert ids(other) == ids(ch_image)
+            assert layers(other) == 5
+            conftest.remove_tree(other.storage)
+
+        dockerfile = context / "Dockerfile"
+        dockerfile.write_text(dockerfile.read_text() + "COPY --from=tools /etc/passwd /new\n")
         done = other("build", "--cache-from", source, "-t", "x", context)
-        assert marks(done)[2] == ".", "a step of a stage that is not in the image"
+        assert marks(done)[2] == ".", "its files are needed now, so it has to be carried out"
         assert marks(done)[5] == marks(done)[6] == "*"
+        assert marks(done)[7] == marks(done)[9] == "."
+    finally:
+        conftest.remove_tree(other.storage)
+
+
+def test_a_stage_is_fetched_when_something_else_of_it_is_copied(
+    ch_image: world.Tool, other: world.Tool, context: Path, tmp_path: Path
+) -> None:
+    try:
+        cache = f"{tmp_path}/cache"
+        ch_image(
+            "build", "--cache-to", f"type=local,dest={cache},mode=max", "-t", "x", context
+        ).ok()
+        dockerfile = context / "Dockerfile"
+        more = (
+            "COPY --from=tools /tool /again\n"
+            "RUN --mount=type=bind,from=tools,target=/t cmp /again /t/tool\n"
+        )
+        dockerfile.write_text(dockerfile.read_text() + more)
+        done = other("build", "--cache-from", f"type=local,src={cache}", "-t", "x", context)
+        assert marks(done) == {2: "*", 5: "*", 6: "*", 7: "*", 8: "*", 9: ".", 10: "."}
+        assert ids(other) == ids(ch_image)
+        again = other("build", "-t", "x", context)
+        assert set(marks(again).values()) == {"*"}
     finally:
         conftest.remove_tree(other.storage)
 
