@@ -376,7 +376,7 @@ def write_layout(
     kind = "application/vnd.oci.image."
     packed = [put(gzip.compress(raw, 1, mtime=0), kind + "layer.v1.tar+gzip") for raw in layers]
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    image = {
+    image: dict[str, Any] = {
         "architecture": machine,
         "os": "linux",
         "config": dict(config or {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
