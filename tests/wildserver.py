@@ -13,6 +13,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Reply(NamedTuple):
     cut: int | None = None  # send only so many bytes of the body, then close the connection
     endless: bool = False  # repeat the body until nobody listens
     chunked: bool = False
+    drip: float = 0.0  # seconds between two bytes of the body
 
 
 RESET = Reply(status=0)  # no answer at all
@@ -127,6 +129,12 @@ class Wild:
             return
         if reply.chunked:
             handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(reply.body), reply.body))
+            return
+        for at in range(len(reply.body) if reply.drip else 0):
+            handler.wfile.write(reply.body[at : at + 1])
+            handler.wfile.flush()
+            time.sleep(reply.drip)
+        if reply.drip:
             return
         handler.wfile.write(reply.body if reply.cut is None else reply.body[: reply.cut])
         while reply.endless:

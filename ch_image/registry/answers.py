@@ -6,7 +6,7 @@ import re
 
 from ch_image.errors import ImageError, RegistryError, printable
 from ch_image.model.oci import parse_json
-from ch_image.registry.transport import Response
+from ch_image.registry.response import Response
 
 MAX_ERROR = 1 << 20  # bytes of an error's body
 MAX_WARNINGS = 4096  # bytes of all warnings of an answer, by the specification

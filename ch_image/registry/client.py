@@ -27,18 +27,9 @@ from ch_image.model.oci import (
 from ch_image.registry.answers import error_text, next_link, warnings
 from ch_image.registry.auth import Authenticator
 from ch_image.registry.credentials import Credentials
+from ch_image.registry.response import Broken, Response, shown
 from ch_image.registry.tls import Network, is_loopback
-from ch_image.registry.transport import (
-    Body,
-    Broken,
-    NotTLS,
-    Origin,
-    Response,
-    Transport,
-    joined,
-    origin_of,
-    shown,
-)
+from ch_image.registry.transport import Body, NotTLS, Origin, Transport, joined, origin_of
 from ch_image.report import Detail, Reporter, Warned, silent
 
 ACCEPT = ", ".join(

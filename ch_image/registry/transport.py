@@ -10,18 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from ch_image.errors import RegistryError, printable
+from ch_image.registry.response import Broken, Response, shown
 from ch_image.registry.tls import Network, context, is_loopback, proxy_for
 from ch_image.report import Detail, Reporter, silent
 
-CHUNK = 1 << 20  # bytes read from a connection at a time
+CHUNK = 1 << 20  # bytes of a request's body handed on at a time
 MAX_WAIT = 60.0  # seconds, whatever Retry-After says
 MAX_REDIRECTS = 5
-SHORT = 1 << 16  # bytes of a body that is read rather than a new connection made
 LOOPBACK_TIMEOUT = 5.0  # seconds for a handshake with a server that may not speak TLS at all
 _BUSY = (429, 500, 502, 503, 504)
 _MOVED = (301, 302, 303, 307, 308)
@@ -40,14 +39,6 @@ class Body(NamedTuple):
 
     open: Callable[[], Generator[bytes, None, None]]
     size: int
-
-
-class Broken(RegistryError):
-    """No whole answer, for a reason that passes; worth ``tries`` requests in all."""
-
-    def __init__(self, message: str, *, tries: int = 5) -> None:
-        super().__init__(message, hint="try again; what is already here is not fetched again")
-        self.tries = tries
 
 
 class NotTLS(RegistryError):
@@ -75,89 +66,6 @@ def joined(base: str, url: str) -> str:
         return urljoin(base, url)
     except ValueError:
         raise RegistryError(f"the registry names a URL that is none: {shown(url)}") from None
-
-
-def shown(url: str) -> str:
-    """``url`` for people: without its query, which may be signed."""
-    return printable(url.partition("?")[0], 300)
-
-
-class Response:
-    """An answer whose body has not been read yet. Close it, or read it to its end."""
-
-    __slots__ = ("_empty", "_raw", "headers", "status", "url")
-
-    def __init__(
-        self, method: str, status: int, headers: Mapping[str, str], url: str, raw: Any
-    ) -> None:
-        self.status, self.headers, self.url, self._raw = status, headers, url, raw
-        self._empty = method == "HEAD" or status in (204, 304) or self.length() == 0
-
-    def __enter__(self) -> Response:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the connection. It is used again only if nothing is left to read."""
-        if self._empty:
-            list(self.chunks(1))
-        self._raw.close()
-
-    def header(self, name: str) -> str:
-        """A header's value, or the empty string."""
-        return self.headers.get(name) or ""
-
-    def length(self) -> int | None:
-        """The announced size of the body in bytes, when one is announced."""
-        text = self.header("Content-Length")
-        return int(text) if text.isascii() and text.isdigit() else None
-
-    def chunks(self, limit: int) -> Iterator[bytes]:
-        """The body as sent, at most ``limit`` bytes of it. Raises Broken when it is cut short."""
-        import requests
-        from urllib3.exceptions import HTTPError
-
-        left = limit
-        try:
-            while left > 0:
-                data = self._raw.read(min(CHUNK, left), decode_content=False)
-                if not data:
-                    break
-                left -= len(data)
-                yield data
-        except (HTTPError, OSError, ValueError, requests.RequestException) as error:
-            host = printable(urlsplit(self.url).netloc, 200)
-            slow = "imed out" in str(error)
-            why = "sends nothing any more" if slow else "cut the connection in the middle"
-            raise Broken(f"{host} {why}", tries=2 if slow else 5) from None
-
-    def read(self, limit: int, what: str) -> bytes:
-        """The whole body. Raises RegistryError when it is longer than ``limit`` bytes."""
-        data = b"".join(self.chunks(limit + 1))
-        if self.header("Content-Encoding").lower() in ("gzip", "x-gzip"):
-            data = _gunzip(data, limit + 1)
-        if len(data) > limit:
-            self.close()
-            raise RegistryError(f"{what} from {shown(self.url)} is larger than {limit >> 10} KiB")
-        return data
-
-    def drain(self) -> None:
-        """Read a short body away, so that the connection can be used again, and close."""
-        with suppress(Broken):
-            if (self.length() or 0) <= SHORT:
-                list(self.chunks(SHORT))
-        self.close()
-
-
-def _gunzip(data: bytes, limit: int) -> bytes:
-    import zlib
-
-    try:
-        return zlib.decompressobj(31).decompress(data, limit)
-    except zlib.error as error:
-        raise RegistryError(f"an answer that says it is gzip is not: {error}") from None
 
 
 class Transport:
@@ -297,7 +205,8 @@ class Transport:
         finally:
             if stream is not None:
                 stream.close()
-        return Response(method, answer.status_code, answer.headers, url, answer.raw)
+        patience = self.network.read_timeout
+        return Response(method, answer.status_code, answer.headers, url, answer.raw, patience)
 
     def _adapter(self, origin: Origin) -> Any:
         """Client certificates are shown to the registry itself, and to nobody it points to."""

@@ -16,7 +16,8 @@ from ch_image.errors import RegistryError
 from ch_image.model.digest import Digest
 from ch_image.model.oci import Descriptor
 from ch_image.registry.client import RegistryClient, pull_scope, quoted
-from ch_image.registry.transport import CHUNK, Body, Broken, Response, joined, origin_of
+from ch_image.registry.response import Broken, Response
+from ch_image.registry.transport import CHUNK, Body, joined, origin_of
 
 SINGLE = 16 << 10  # bytes of a blob that is worth sending with the first request
 SMALL = 4 << 20  # bytes of a blob that is sent in one request, and again from its start

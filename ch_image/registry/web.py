@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ch_image.errors import RegistryError
+from ch_image.registry.response import shown
 from ch_image.registry.tls import Network
-from ch_image.registry.transport import Origin, Transport, origin_of, shown
+from ch_image.registry.transport import Origin, Transport, origin_of
 from ch_image.report import Progress, Reporter, silent
 
 MAX_FILE = 64 << 30  # bytes

@@ -14,8 +14,8 @@ from ch_image.model.digest import digest_of
 from ch_image.model.oci import OCI_LAYER, Descriptor
 from ch_image.registry.answers import next_link
 from ch_image.registry.client import RegistryClient
+from ch_image.registry.response import Broken
 from ch_image.registry.tls import Network
-from ch_image.registry.transport import Broken
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(range(256)) * 20_000  # 5 MB

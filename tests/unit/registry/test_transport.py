@@ -10,8 +10,9 @@ import pytest
 from wildserver import RESET, Asked, Reply, Wild, certificate
 
 from ch_image.errors import RegistryError
+from ch_image.registry.response import Broken
 from ch_image.registry.tls import Network, is_loopback, proxy_for
-from ch_image.registry.transport import Broken, NotTLS, Origin, Transport, origin_of, retry_after
+from ch_image.registry.transport import NotTLS, Origin, Transport, origin_of, retry_after
 from ch_image.report import Detail, Event
 
 
@@ -99,6 +100,16 @@ def test_silence_ends_a_request_after_two_tries(waits: Waits) -> None:
     with Wild(slow) as wild, pytest.raises(RegistryError, match="did not answer within 0.1 s"):
         transport(wild, waits, read_timeout=0.1).send("GET", wild.url)
     assert len(wild.asked) == 2
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_drips_is_given_up(chunked: bool, waits: Waits) -> None:
+    """Each byte comes in time, and all of them never would."""
+    body = bytes(200)
+    with Wild(lambda asked: Reply(200, body, drip=0.02, length=None if chunked else -1)) as wild:
+        answer = transport(wild, waits, read_timeout=0.2).send("GET", wild.url)
+        with pytest.raises(Broken, match="next to nothing"):
+            answer.read(1000, "it")
 
 
 def test_five_redirects_are_followed_and_no_more(waits: Waits) -> None:
