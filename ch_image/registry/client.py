@@ -200,8 +200,10 @@ class RegistryClient:
         path = f"{repository}/manifests/{reference}"
         name = self.name(repository, reference)
         for tries in (1, 2, 3):
+            # Who gives no answer has been asked often enough by the transport.
+            response = self.request("GET", path, repository, headers={"Accept": ACCEPT})
             try:
-                with self.request("GET", path, repository, headers={"Accept": ACCEPT}) as response:
+                with response:
                     self.expect(response, (200,), name)
                     raw = response.read(MAX_DOCUMENT, "a manifest")
                     promised = response.header("Docker-Content-Digest")
