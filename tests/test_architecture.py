@@ -6,6 +6,7 @@ Imports are read from the syntax tree, so lazy ones inside functions count too.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -168,3 +169,10 @@ def test_the_tests_never_mock_our_own_code() -> None:
     for path in TESTS:
         for item in imports(parsed(path)):
             assert not item.module.startswith("unittest.mock"), f"{path}:{item.line}"
+
+
+def test_tests_that_documents_name_are_there() -> None:
+    there = set(re.findall(r"^def (test_\w+)", "".join(p.read_text() for p in TESTS), re.M))
+    for path in (CHECKOUT / "docs").glob("*.md"):
+        named = set(re.findall(r"`(test_\w+)`", path.read_text()))
+        assert named <= there, f"{path.name} names tests that are gone: {named - there}"

@@ -55,6 +55,12 @@ def test_what_is_no_manifest_is_refused(raw: bytes) -> None:
         parse_manifest(raw)
 
 
+def test_a_digest_of_another_kind_is_refused() -> None:
+    layer = LAYER | {"digest": "sha512:" + "f" * 128}
+    with pytest.raises(ImageError, match="not a sha256 digest: 'sha512:fff"):
+        parse_manifest(json.dumps({"config": LAYER, "layers": [layer]}).encode())
+
+
 def test_an_index_is_known_by_its_content() -> None:
     raw = json.dumps({"manifests": [LAYER | {"platform": {"os": "linux", "architecture": "arm"}}]})
     found = parse_manifest(raw.encode(), "text/plain")
