@@ -8,11 +8,13 @@ import json
 import random
 import re
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import conftest
 import pytest
 import world
 
@@ -272,3 +274,38 @@ def test_a_login_is_kept_for_others_and_removed(
     assert json.loads(path.read_text())["auths"] == {}
     assert "not logged in" in ch_image("logout", registry.host).ok().out
     assert "terminal" in ch_image("login", registry.host).fault()
+
+
+OWNED = """FROM {base}
+RUN echo new > /new && chown 33:34 /new && chmod 4755 /new && mknod /nul c 1 3 \\
+ && ln -s new /link && chown -h 7:8 /link && ln -s new /gone && chown -h 7:8 /gone \\
+ && mkfifo /pipe && chown 5:6 /pipe && mkdir /d && chown 70000:70000 /d && chmod 2750 /d
+"""
+LATER = "FROM {there}\nRUN mv /link /moved && rm /gone && ln -s x /gone && touch /d/handed\n"
+
+
+def test_owners_and_devices_come_back_from_a_registry_and_go_on(
+    ch_image: world.Tool, base_image: str, registry: world.Registry, tmp_path: Path
+) -> None:
+    there = registry.ref("owned:1")
+    for name, text in ("owned", OWNED.format(base=base_image)), ("later", LATER):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Dockerfile").write_text(text.format(there=there))
+    ch_image("build", "-t", "owned", tmp_path / "owned").ok()
+    ch_image("push", "owned", there).ok()
+    other = world.Tool(tmp_path / "other", tmp_path)
+    try:
+        other("build", "-t", "later", tmp_path / "later").ok()
+        other.run("ch-convert", "later", tmp_path / "later.tar").ok()
+    finally:
+        conftest.remove_tree(other.storage)
+    with tarfile.open(tmp_path / "later.tar") as archive:
+        found = {m.name.removeprefix("./"): (m.uid, m.gid, m.mode, m.type) for m in archive}
+    assert found["new"] == (33, 34, 0o4755, tarfile.REGTYPE)
+    assert found["nul"] == (0, 0, 0o644, tarfile.CHRTYPE)
+    assert found["moved"] == (7, 8, 0o777, tarfile.SYMTYPE)
+    assert found["gone"] == (0, 0, 0o777, tarfile.SYMTYPE)
+    assert found["pipe"] == (5, 6, 0o644, tarfile.FIFOTYPE)
+    assert found["d"] == (70000, 70000, 0o2750, tarfile.DIRTYPE)
+    assert found["d/handed"] == (0, 70000, 0o644, tarfile.REGTYPE)
+    assert "link" not in found
