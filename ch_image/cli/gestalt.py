@@ -6,13 +6,14 @@ import os
 
 from ch_image.cli import options
 from ch_image.cli.session import COMMON, Session, emit
-from ch_image.errors import UsageError, printable
+from ch_image.errors import ChError, UsageError, printable
 
 _ANSWERS = {
     "bucache": "whether there is a build cache: exit code 0",
     "bucache-dot": "whether the build cache can be drawn: exit code 0",
     "python-path": "where the Python is that runs this",
     "storage-path": "where images are stored",
+    "logging": "one line of each kind, to see what -q and -v leave; --fail: and an error",
 }
 
 
@@ -26,6 +27,8 @@ def _gestalt(session: Session) -> int:
         emit([sys.executable])
     elif selector == "storage-path":
         emit([session.storage_path])
+    elif selector == "logging":
+        return _logging(session)
     elif selector not in _ANSWERS:
         raise UsageError(
             f"gestalt knows nothing of '{printable(selector, 60)}'",
@@ -34,12 +37,24 @@ def _gestalt(session: Session) -> int:
     return 0
 
 
+def _logging(session: Session) -> int:
+    from ch_image.report import Detail, Info, Warned
+
+    for level, name in ((3, "trace"), (2, "debug"), (1, "verbose")):
+        session.report(Detail(name, level))
+    session.report(Info("info"))
+    session.report(Warned("warning"))
+    if session.parsed.has("fail"):
+        raise ChError("the program failed, as it was asked to")
+    return 0
+
+
 GESTALT = options.Command(
     "gestalt",
     "[SELECTOR]",
     "Answers a question about this installation, on standard output or by exit code 0. Without"
     " SELECTOR, lists what may be asked.",
-    (),
+    (options.flag("--fail", "with logging: end with an error"),),
     _gestalt,
 )
 

@@ -38,9 +38,11 @@ def _dump(value: Any) -> str:
 
 def docker_view(session: Session, image: Image) -> dict[str, Any]:
     """The image in the shape of ``docker image inspect``."""
+    from ch_image.formats.layouts import name_of
+
     config = config_json(image.config)
     ref = image.ref
-    digests = [f"{ref.registry}/{ref.repository}@{image.manifest.digest}"] if image.manifest else []
+    digests = [f"{name_of(ref)}@{image.manifest.digest}"] if image.manifest else []
     platform = image.config.platform
     return {
         "Id": image_id(session.storage, image),

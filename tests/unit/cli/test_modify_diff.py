@@ -104,6 +104,16 @@ def test_gestalt_answers_scripts(ch_image: world.Tool) -> None:
     assert ch_image("gestalt", "storage-path").ok().out.strip() == str(ch_image.storage)
     assert ch_image("gestalt", "python-path").ok().out.strip() == sys.executable
     assert "bucache" in ch_image("gestalt").ok().out
+    for option, said in (
+        ("-q", ["warning"]),
+        ("--tls-no-verify", ["info", "warning"]),
+        ("-v", ["verbose", "info", "warning"]),
+        ("-vvv", ["trace", "debug", "verbose", "info", "warning"]),
+    ):
+        lines = ch_image("gestalt", option, "logging").ok().err.splitlines()
+        assert [line.removeprefix("warning: ") for line in lines[: len(said)]] == said, lines
+    failed = ch_image("gestalt", "logging", "--fail", "-qqq")
+    assert (failed.code, "failed" in failed.fault()) == (1, True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
