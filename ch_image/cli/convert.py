@@ -68,7 +68,9 @@ def _convert(session: Session) -> int:
     source, target = session.words
     guessed = infer(source)
     if guessed != "ch-image":  # a file or directory; a look tells more than its name
-        guessed = recognise(split(source)[0]) or guessed
+        seen = recognise(split(source)[0])
+        if (guessed, seen) != ("docker-archive", "oci-archive"):  # docker's own is both since 25
+            guessed = seen or guessed
     kinds = parsed.text("in-fmt") or guessed, parsed.text("out-fmt") or infer(target)
     session.report(Info(f"input:   {kinds[0]:<15} {source}"))
     session.report(Info(f"output:  {kinds[1]:<15} {target}"))

@@ -20,7 +20,7 @@ from ch_image.errors import ChError, UsageError, printable
 FAULT, NO_COMMAND, WRONG_USAGE, NO_FEATURE = 31, 49, 64, 87
 FEATURES = {"extglob": True, "seccomp": True, "overlayfs": True}
 OPTIONS = (
-    options.values("-b --bind", "SRC[:DST]", "mount SRC at DST (default: the same path)"),
+    options.values("-b --bind", "SRC[:DST[:ro]]", "mount SRC at DST (default: the same path)"),
     options.value("-c --cd", "DIR", "start in this directory of the image"),
     options.values("--device", "KIND=NAME", "a device by its CDI specification, such as"
                    " nvidia.com/gpu=all; repeatable"),
@@ -63,6 +63,26 @@ ABOUT = (
 )
 
 
+# What users of docker and Apptainer write -> what it is here.
+FOREIGN = {
+    ("--env", "-e"): "variables are set with --set-env=NAME=VALUE; the host's are there already",
+    ("--env-file",): "a file of variables is read by --set-env=FILE",
+    ("--volume", "--mount-bind", "-B"): "directories are mounted with --bind SRC:DST",
+    ("--workdir", "--pwd"): "the directory to start in is given by --cd DIR",
+    ("--user",): "numbers are given by --uid and --gid; without, you are yourself inside",
+    ("--gpus", "--nv", "--rocm"): "GPUs are given by --device nvidia.com/gpu=all",
+    ("--rm", "-i", "-it", "--interactive", "--tty"): "leave it out: that is how ch-run works",
+    ("--read-only", "--readonly"): "leave it out: images are read-only unless -w or -W is given",
+    ("--writable",): "-w writes to a directory's image, -W forgets what is written",
+    ("--writable-tmpfs",): "-W lets writes succeed and forgets them",
+    ("--contain", "--containall", "-C"): "-t gives an own /tmp; $HOME is not there unless --home",
+    ("--cleanenv",): "--unset-env='*' --set-env leaves the image's variables alone",
+    ("--network", "--net", "-p", "--publish"): "leave it out: the network is the host's",
+    ("--name", "--detach", "-d"): "nothing runs in the background: use the shell's &, or Slurm",
+    ("--entrypoint",): "write the command after --",
+}  # fmt: skip
+
+
 class FeatureMissing(ChError):
     """Something that Charliecloud's ch-run can do and this one cannot, or not here."""
 
@@ -94,8 +114,8 @@ def ch_run(argv: list[str], env: dict[str, str], frame: Frame) -> int:
         return 0 if has_feature(parsed.text("feature")) else NO_FEATURE
     if parsed.count("quiet") and parsed.count("verbose"):
         raise UsageError("--quiet and --verbose exclude each other")
-    if not parsed.words or not command:
-        what = "no command given" if parsed.words else "no image given"
+    if not command or not parsed.words[0]:
+        what = "no command given" if parsed.words and parsed.words[0] else "no image given"
         raise UsageError(what, hint="usage: ch-run [OPTION...] IMAGE -- CMD [ARG...]")
     frame.log = log = Log(env, quiet=parsed.count("quiet"))
     from ch_image.cli.run_start import CommandMissing, start
@@ -114,6 +134,17 @@ def split(argv: list[str]) -> tuple[options.Parsed, list[str]]:
     Options may stand before and after IMAGE; ``--`` or the next word begins the command, whose
     own options are then its own.
     """
+    try:
+        return _split(argv)
+    except UsageError as error:
+        unknown = str(error).removeprefix("unknown option ")
+        for names, hint in FOREIGN.items():
+            if unknown in names:
+                error.hint = hint
+        raise
+
+
+def _split(argv: list[str]) -> tuple[options.Parsed, list[str]]:
     parsed, rest = options.parse(argv, OPTIONS, until_operand=True)
     parsed.words.clear()  # what stood behind a "--" is in rest as well
     if not rest:

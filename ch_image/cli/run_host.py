@@ -33,10 +33,14 @@ class Who:
 
 
 def binds(texts: tuple[str, ...]) -> list[Bind]:
-    """``SRC[:DST]`` as mounts; the destination is the source's path unless given."""
+    """``SRC[:DST[:ro|rw]]`` as mounts; the destination is the source's path unless given.
+
+    Raises ChError.
+    """
     out = []
     for text in texts:
         source, colon, target = text.partition(":")
+        target, readonly = _without_mode(target)
         shown = printable(text, 300)
         if not source:
             raise ChError(f"--bind: no source provided: '{shown}'")
@@ -46,10 +50,19 @@ def binds(texts: tuple[str, ...]) -> list[Bind]:
             raise ChError(f"--bind: destination must be absolute: {shown}")
         if not os.path.exists(source):
             raise ChError(f"can't bind: source not found: {printable(source, 300)}")
-        out.append(Bind(os.path.abspath(source), target or os.path.abspath(source)))
+        source = os.path.abspath(source)
+        out.append(Bind(source, target or source, readonly=readonly))
         if os.path.normpath(out[-1].target).strip("/") == "":
             raise ChError(f"--bind: destination can't be /: {shown}")
     return out
+
+
+def _without_mode(target: str) -> tuple[str, bool]:
+    """A destination without docker's ``:ro`` or ``:rw``, and whether it is read-only."""
+    path, colon, mode = target.rpartition(":")
+    if colon and mode in ("ro", "rw"):
+        return path, mode == "ro"
+    return target, False
 
 
 def home_inside(parsed: Parsed, root: str, user: str) -> str:

@@ -51,10 +51,12 @@ class DirectoryGuest(Guest):
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
+        if self.path == "/":  # nothing can be mounted over it
+            raise ChError("the host's own root cannot be run as an image")
 
     def mount(self, size: str, *, writable: bool) -> str:
         """See ``Guest``."""
-        if writable or self.path == "/":  # nothing can be mounted over the root itself
+        if writable:
             return self.path
         image = os.open(self.path, _OPEN)
         try:
@@ -180,9 +182,30 @@ def find(name: str, parsed: Parsed, env: Mapping[str, str], log: Log) -> Guest:
     path = name if os.path.lexists(name) else name.partition(":")[0]
     if path and os.path.exists(path):
         return _layered(name, path, parsed, env)
-    raise NotFound(
-        f"can't find image: {printable(name, 300)}",
-        hint="ch-image list shows those in storage; or name a directory",
+    raise _not_found(name)
+
+
+def _not_found(name: str) -> NotFound:
+    """Why there is no such image, as far as can be told."""
+    shown = printable(name, 300)
+    if "/" in name:
+        try:
+            os.stat(name)
+        except PermissionError:
+            return NotFound(f"can't find image: {shown}: Permission denied")
+        except OSError:
+            pass
+    bare = name.partition("://")[2]
+    if bare:
+        return NotFound(
+            f"can't find image: {shown}",
+            hint=f"pull it: ch-image pull {printable(bare, 200)}, and run it by that name",
+        )
+    if name.startswith(("/", ".")):
+        return NotFound(f"can't find image: {shown}: there is no such file or directory")
+    return NotFound(
+        f"can't find image: {shown}",
+        hint=f"ch-image list shows those in storage; ch-image pull {shown} fetches it",
     )
 
 

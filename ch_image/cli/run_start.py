@@ -267,4 +267,14 @@ def _candidates(program: str, path: str) -> list[str]:
 
 
 def _missing(program: str, error: OSError) -> CommandMissing:
-    return CommandMissing(f"can't execve(2): {printable(program, 300)}: {error.strerror}")
+    """In the container: nothing can be imported any more."""
+    hint = ""
+    if error.errno == 2 and " " in program:
+        hint = f"a command line is for a shell: -- sh -c '{printable(program, 100)}'"
+    elif error.errno == 2 and "/" in program and os.path.exists(program):
+        hint = "it is there; its interpreter (its first line) or its loader is not in the image"
+    elif error.errno == 8:
+        hint = "a script begins with a line such as #!/bin/sh; a program fits one architecture only"
+    return CommandMissing(
+        f"can't execve(2): {printable(program, 300)}: {error.strerror}", hint=hint
+    )

@@ -44,6 +44,9 @@ USAGE = {
     "an absent file of variables": (["--set-env=nosuch", "{image}", "--", "true"], 31, "nosuch"),
     "no variables in the image": (["--set-env", "{image}", "--", "true"], 31, "/ch/environment"),
     "an empty pattern": (["--unset-env=", "{image}", "--", "true"], 31, "--unset-env"),
+    "the host's root": (["/", "--", "true"], 31, "the host's own root"),
+    "an empty image": (["", "--", "true"], 64, "no image"),
+    "an image that may not be seen": (["{closed}/image", "--", "true"], 31, "Permission denied"),
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
     "a bad size": (["-W=much", "{image}", "--", "true"], 31, "--write-fake: no size"),
@@ -52,12 +55,39 @@ USAGE = {
 
 @pytest.mark.parametrize(("words", "code", "message"), USAGE.values(), ids=USAGE.keys())
 def test_what_cannot_be_run_is_told_with_its_own_code(
-    words: list[str], code: int, message: str, ch_image: world.Tool, image: str
+    words: list[str], code: int, message: str, ch_image: world.Tool, image: str, tmp_path: Path
 ) -> None:
-    done = run(ch_image, *(word.format(image=image) for word in words))
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    done = run(ch_image, *(word.format(image=image, closed=closed) for word in words))
     assert done.code == code, done
     assert message in done.fault()
     assert done.out == ""
+
+
+HINTS = {
+    "a shell's line": (["{image}", "--", "echo $HOME"], "sh -c 'echo $HOME'"),
+    "no interpreter": (["-b", "{tmp}:/t", "{image}", "--", "/t/lost"], "its interpreter"),
+    "no first line": (["-b", "{tmp}:/t", "{image}", "--", "/t/bare"], "#!/bin/sh"),
+    "a name that can be pulled": (["alpine", "--", "true"], "ch-image pull alpine"),
+    "a name of Apptainer's": (["docker://alpine", "--", "true"], "ch-image pull alpine"),
+    "docker's -e": (["-e", "A=b", "{image}", "--", "true"], "--set-env=NAME=VALUE"),
+    "docker's --volume": (["--volume", "/x", "{image}", "--", "true"], "--bind"),
+    "docker's --rm": (["--rm", "{image}", "--", "true"], "leave it out"),
+    "Apptainer's --nv": (["--nv", "{image}", "--", "true"], "--device"),
+}
+
+
+@pytest.mark.parametrize(("words", "hint"), HINTS.values(), ids=HINTS.keys())
+def test_what_others_would_write_is_answered_with_what_to_write(
+    words: list[str], hint: str, ch_image: world.Tool, image: str, tmp_path: Path
+) -> None:
+    for name, text in (("lost", "#!/usr/bin/nosuch\n"), ("bare", "echo\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    done = run(ch_image, *(word.format(image=image, tmp=tmp_path) for word in words))
+    done.fault()
+    assert hint in done.err.partition("hint: ")[2], done
 
 
 @pytest.mark.parametrize(("feature", "code"), [("extglob", 0), ("seccomp", 0), ("overlayfs", 0)])
