@@ -40,6 +40,11 @@ def _push(session: Session) -> int:
             from ch_image.formats.exchange import flattened
 
             image = flattened(image, place(session))
+        if parsed.has("squashfs"):
+            from ch_image.cli.importing import place
+            from ch_image.formats.mountable import squashed
+
+            image = squashed(image, place(session)._replace(wishes=made))
         push(image, target, session.storage, registries(session), made, session.report)
     return 0
 
@@ -74,6 +79,7 @@ PUSH = options.Command(
         options.value("--image", "DIR", "push this directory as an image of one layer"),
         COMPRESSION,
         options.flag("--flatten", "as one layer in which everything is root's"),
+        options.flag("--squashfs", "as one layer that is a SquashFS file, which few tools take"),
     ),
     _push,
 )

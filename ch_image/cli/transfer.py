@@ -10,6 +10,7 @@ from ch_image.errors import UsageError
 from ch_image.model.ref import ImageRef
 from ch_image.report import Info
 from ch_image.storage.images import Image
+from ch_image.storage.layers import LayerId
 
 
 def _pull(session: Session) -> int:
@@ -36,6 +37,7 @@ def _pull(session: Session) -> int:
             session.report,
             always=True,
             into=into,
+            unsquash=lambda path: _unsquashed(session, path),
         )
         if keep is not None:
             image = _cut(image, keep)
@@ -44,6 +46,13 @@ def _pull(session: Session) -> int:
             _unpack(session, image, target)
     session.report(Info("done"))
     return 0
+
+
+def _unsquashed(session: Session, path: str) -> LayerId:
+    from ch_image.cli.importing import place
+    from ch_image.formats.mountable import unsquashed
+
+    return unsquashed(path, place(session))
 
 
 def _layers_to_keep(text: str) -> int | None:

@@ -8,19 +8,24 @@ A pull that fails or is stopped leaves no image, and an older one of that name a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ch_image.errors import ChError, ImageError, RegistryError, StorageError
-from ch_image.model.oci import ImageConfig, Manifest, parse_config
+from ch_image.model.oci import Descriptor, ImageConfig, Manifest, parse_config
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef, short_digest
 from ch_image.registry.client import Fetched
 from ch_image.registry.registries import Place, Registries
 from ch_image.report import Detail, Info, Reporter, Warned, silent
 from ch_image.storage.images import Image
+from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.store import Storage
+from ch_image.transfer.download import Download
 from ch_image.transfer.fill import fill
 from ch_image.transfer.resolve import Resolved, is_unchanged, resolve
+
+Unsquash: TypeAlias = Callable[[str], LayerId]  # from the path of a SquashFS file
 
 
 def pull(
@@ -32,8 +37,11 @@ def pull(
     *,
     always: bool = False,
     into: ImageRef | None = None,
+    unsquash: Unsquash | None = None,
 ) -> Image:
     """Bring an image into storage, as ``into`` (default: under its own name).
+
+    ``unsquash`` makes a layer of a SquashFS file; without it an image that is one is refused.
 
     ``platform`` None takes what the registry has: this machine's platform where there is a choice.
     An image that is in storage already is taken as it is, unless ``always``: then the registry is
@@ -58,7 +66,7 @@ def pull(
             top = place.client.get_manifest(place.repository, ref.reference)
             # A mirror may hold the manifest and lack a blob: then the others are asked for it.
             order = [place, *(other for other in places if other is not place)]
-            return _bring(target, top, order, storage, platform, report)
+            return _bring(target, top, order, storage, platform, report, unsquash)
         except (RegistryError, ImageError) as error:
             if not place.is_mirror:
                 raise
@@ -106,18 +114,45 @@ def _bring(
     storage: Storage,
     platform: Platform | None,
     report: Reporter,
+    unsquash: Unsquash | None,
 ) -> Image:
     report(Info(f"pulling image: {target}"))
     resolved = resolve(places[0], top, platform, storage.blobs)
     manifest = resolved.manifest
     config = _config(places, manifest, storage)
     _check(resolved, config, platform, report)
-    chain = fill(storage, places, manifest.layers, config.diff_ids, report)
+    if any("squashfs" in layer.media_type for layer in manifest.layers):
+        chain: Chain = (_mountable(manifest.layers, places, storage, report, unsquash),)
+        config = config._replace(diff_ids=())  # its layer was never an archive
+    else:
+        chain = fill(storage, places, manifest.layers, config.diff_ids, report)
     image = Image(target, config, chain, resolved.descriptor, time.time())
     storage.images.put(image)
     digest = short_digest(resolved.descriptor.digest)
     report(Detail(f"{target}: {len(chain)} layers, {config.platform}, {digest}"))
     return image
+
+
+def _mountable(
+    layers: Sequence[Descriptor],
+    places: Sequence[Place],
+    storage: Storage,
+    report: Reporter,
+    unsquash: Unsquash | None,
+) -> LayerId:
+    """The layer of an image that is one SquashFS file."""
+    if len(layers) > 1:
+        raise ImageError("the image has several layers that are SquashFS: only one is understood")
+    if unsquash is None:
+        raise ImageError("the image is a SquashFS file", hint="fetch it first: ch-image pull REF")
+    blob = layers[0]
+    if not storage.blobs.has(blob.digest, blob.size):
+        Download(blob, "layer 1/1", storage.blobs).run(places, report, _go_on, _go_on)
+    return unsquash(storage.blobs.path(blob.digest))
+
+
+def _go_on() -> None:
+    pass
 
 
 def _config(places: Sequence[Place], manifest: Manifest, storage: Storage) -> ImageConfig:
