@@ -214,9 +214,10 @@ def _shown(name: str) -> str:
 BUILD = options.Command(
     "build",
     "CONTEXT",
-    "Builds an image from CONTEXT/Dockerfile. CONTEXT is a directory, or - for a Dockerfile or a"
-    " tar archive on standard input. Each instruction is shown with . when it is carried out and"
-    " with * when it was found in the build cache.",
+    "Builds an image from CONTEXT/Dockerfile. CONTEXT is a directory, a URL (git"
+    " repository, tar archive or Dockerfile), or - for a Dockerfile or a tar archive on standard"
+    " input. Each instruction is shown with . when it is carried out and with * when it was found"
+    " in the build cache.",
     (
         options.values("-t --tag", "NAME", "name of the image; repeatable"),
         options.value("-f --file", "FILE", "the Dockerfile; - for standard input"),

@@ -19,6 +19,10 @@ def find_input(session: Session, stack: ExitStack) -> tuple[str, bytes, str | No
     """
     word, cwd = session.words[0], working_directory()
     given = session.parsed.text("file")
+    if "://" in word or "@" in word or word.startswith("github.com/"):
+        found = _fetched(session, stack, word, given)
+        if found is not None:
+            return found
     if word != "-":
         context = _directory(word, cwd)
         return *read_dockerfile(given, context, cwd), context
@@ -34,12 +38,29 @@ def find_input(session: Session, stack: ExitStack) -> tuple[str, bytes, str | No
     return "-", head, None
 
 
+def _fetched(
+    session: Session, stack: ExitStack, word: str, given: str
+) -> tuple[str, bytes, str | None] | None:
+    """What a URL gives; None for the name of a directory here."""
+    from ch_image.cli.build_remote import fetch_context, is_url
+
+    if word.startswith("github.com/") and not os.path.isdir(word):
+        word = f"https://{word}"
+        if ".git" not in word:
+            path, mark, ref = word.partition("#")
+            word = f"{path}.git{mark}{ref}"
+    if not is_url(word):
+        return None
+    found = fetch_context(session, stack, word)
+    if found.directory:
+        return *read_dockerfile(given, found.directory, ""), found.directory
+    if given:
+        raise UsageError("the context is no archive but one file, so -f cannot choose another")
+    with open(found.file, "rb") as file:
+        return "-", _bounded(file.read(MAX_DOCKERFILE + 1)), None
+
+
 def _directory(word: str, cwd: str) -> str:
-    if "://" in word or word.startswith("git@"):
-        raise UsageError(
-            f"a context that is a URL is not built yet: {printable(word, 200)}",
-            hint="clone or download it first",
-        )
     path = os.path.normpath(os.path.join(cwd, word))
     if not os.path.isdir(path):
         what = "is not a directory" if os.path.lexists(path) else "does not exist"
@@ -53,20 +74,23 @@ def _directory(word: str, cwd: str) -> str:
 def read_dockerfile(given: str, context: str, base: str) -> tuple[str, bytes]:
     """Path and text of the Dockerfile: ``given`` below ``base``, else the context's own.
 
-    The context's own is resolved inside the context, as COPY's sources are. Raises BuildError.
+    The context's own, and without ``base`` also ``given``, is resolved inside the context, as
+    COPY's sources are. Raises BuildError.
     """
     if given == "-":
         return "-", _read_input()
-    path = os.path.normpath(os.path.join(base, given)) if given else f"{context}/Dockerfile"
+    name = given or "Dockerfile"
+    inside = not (given and base)
+    path = f"{context}/{name}" if inside else os.path.normpath(os.path.join(base, given))
     try:
-        if given:
+        if not inside:
             with open(path, "rb") as file:
                 text = file.read(MAX_DOCKERFILE + 1)
         else:
             from ch_image.fs.tree import Tree
 
             with Tree(context) as tree:
-                text = tree.read_bytes("Dockerfile", MAX_DOCKERFILE + 1)
+                text = tree.read_bytes(name, MAX_DOCKERFILE + 1)
     except OSError as error:
         reason = error.strerror or str(error)
         raise BuildError(

@@ -69,6 +69,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (root / "page").write_bytes(PAGE)
     os.utime(root / "page", (MODIFIED, MODIFIED))
     (root / "a.tar.gz").write_bytes(archive("gz"))
+    (root / "only.df").write_text("FROM scratch\nCOPY <<EOF /f\nhere\nEOF\n")
+    whole = {"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "1", "o.df": "FROM scratch\nADD . /\n"}
+    with tarfile.open(root / "context.tar.gz", "w:gz") as tar:
+        for name, text in whole.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(text), 0o644
+            tar.addfile(member, io.BytesIO(text.encode()))
     handler = functools.partial(_Handler, directory=str(root))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -102,6 +109,15 @@ def _git_daemon(root: Path) -> tuple[subprocess.Popen[bytes], str]:
     run("tag", "v1")
     (repository / "sub/f").write_text("2\n")
     run("commit", "-q", "-a", "-m", "two")
+    run("checkout", "-q", "-b", "built", "v1")
+    (repository / "Dockerfile").write_text("FROM scratch\nCOPY run /\n")
+    (repository / "sub/Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    (repository / "link").symlink_to("sub")
+    (repository / "out").symlink_to("/")
+    (repository / "out.df").symlink_to("/etc/passwd")
+    run("add", ".")
+    run("commit", "-q", "-m", "built")
+    run("checkout", "-q", "main")
     port = world.free_port()
     daemon = subprocess.Popen(
         [git, "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all",
@@ -164,6 +180,56 @@ def test_add_takes_urls_and_repositories(line: str, bench: Bench, served: Served
     text = line.replace("@WEB@", served.web).replace("@GIT@", served.git)
     bench.build(f"FROM scratch\n{text.replace('@DIGEST@', DIGEST)}\n").ok()
     assert places(bench) == REMOTE[line]
+
+
+SUB = {"Dockerfile": "0644 0:0", "f": "0644 0:0"}
+# what stands for CONTEXT, and options -> what is in the image then
+CONTEXTS = {
+    "@GIT@#built": {"run": "0755 0:0"},
+    "@GIT@?branch=built&subdir=sub": SUB,
+    "@GIT@#built:sub": SUB,
+    "@GIT@#built:link": SUB,
+    "@GIT@#built:out": {"run": "0755 0:0"},  # links lead nowhere but into the repository
+    "@GIT@#built -f sub/Dockerfile --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1": None,
+    "@WEB@/context.tar.gz": {"f": "0644 0:0"},
+    "@WEB@/context.tar.gz -f o.df": {
+        "Dockerfile": "0644 0:0", "f": "0644 0:0", "o.df": "0644 0:0"
+    },
+    "@WEB@/only.df": {"f": "0644 0:0"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", CONTEXTS)
+def test_a_context_may_be_a_url(line: str, bench: Bench, served: Served) -> None:
+    words = line.replace("@WEB@", served.web).replace("@GIT@", served.git).split()
+    bench.tool("build", "-t", "x", *words).ok()
+    expected = CONTEXTS[line]
+    if expected is None:
+        assert {".git/HEAD", "run", "sub/f"} <= bench.tree().keys()
+    else:
+        assert places(bench) == expected
+    assert not list((bench.work / "storage/tmp").glob("*/url-*"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("@GIT@#main", "cannot read the Dockerfile"),
+        ("@GIT@#nosuch", "no branch, tag or commit"),
+        ("@GIT@#built:nosuch", "no directory"),
+        ("@GIT@#built -f out.df", "cannot read the Dockerfile"),
+        ("@GIT@#built -f ../../../../etc/passwd", "cannot read the Dockerfile"),
+        ("@WEB@/nosuch", "404"),
+        ("@WEB@/only.df -f other", "is no archive"),
+    ],
+)
+def test_a_url_that_is_no_context_is_refused(
+    line: str, message: str, bench: Bench, served: Served
+) -> None:
+    words = line.replace("@WEB@", served.web).replace("@GIT@", served.git).split()
+    done = bench.tool("build", "-t", "x", *words)
+    assert done.code in (1, 2)
+    assert message in done.fault(), done.err
 
 
 def test_a_fetched_file_has_the_time_that_the_server_says(bench: Bench, served: Served) -> None:

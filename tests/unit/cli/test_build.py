@@ -130,7 +130,7 @@ def test_check_gives_advice_as_lines_and_as_json(ch_image: world.Tool, context: 
 FAULTS = {
     "no such context": (["nosuch"], 1, "nosuch"),
     "a context that is a file": (["Dockerfile.x"], 1, "Dockerfile.x"),
-    "a context that is a URL": (["https://example.com/x.git"], 2, "URL"),
+    "a URL that is none": (["https://example.com/x.git?ref=a&ref=b"], 1, "says ref twice"),
     "no such Dockerfile": (["-f", "nosuch", "."], 1, "nosuch"),
     "a Dockerfile that is a directory": (["-f", "sub", "."], 1, "sub"),
     "no Dockerfile in the context": (["sub"], 1, "Dockerfile"),
