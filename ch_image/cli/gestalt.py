@@ -66,8 +66,11 @@ def _tables() -> dict[str, list[str]]:
     out = {}
     for name, (module, _, _) in COMMANDS.items():
         if module:
-            table = (*find(name).options, *COMMON)
-            out[name] = [text for option in table for text in option.names]
+            command = find(name)
+            own = [option for verb in command.verbs.values() for option in verb.options]
+            table = (*command.options, *own, *COMMON)
+            words = [text for option in table for text in option.names]
+            out[name] = list(dict.fromkeys([*command.verbs, *words]))
     return out
 
 
@@ -122,6 +125,8 @@ def _fish() -> str:
         lines.append(f"complete -c ch-image -n __fish_use_subcommand -a {name}")
         for word in words:
             kind, text = ("l", word[2:]) if word.startswith("--") else ("o", word[1:])
+            if not word.startswith("-"):
+                kind, text = "a", word
             seen = f"'__fish_seen_subcommand_from {name}'"
             lines.append(f"complete -c ch-image -n {seen} -{kind} '{text}'")
     return "\n".join(lines) + "\n"

@@ -240,6 +240,16 @@ def test_a_bundle_may_be_called_anything(tool: world.Tool, tmp_path: Path) -> No
     assert not odd.exists()
 
 
+def test_every_verb_and_option_is_documented() -> None:
+    from ch_image.cli.oci import OCI
+
+    text = (world.CHECKOUT / "docs/oci.md").read_text()
+    for verb, command in OCI.verbs.items():
+        assert f"`{verb} " in text or f"`{verb}`" in text, verb
+        for option in command.options:
+            assert any(name in text for name in option.names), f"{verb} {option.names}"
+
+
 def test_every_claim_names_a_test_that_there_is() -> None:
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
     rows = [row for row in rows if not row.startswith(("| point", "| ---"))]

@@ -116,13 +116,18 @@ def test_gestalt_answers_scripts(ch_image: world.Tool) -> None:
     assert (failed.code, "failed" in failed.fault()) == (1, True)
 
 
+_LOGS = ["--log-path", "--log-format"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_sub_commands_and_options(shell: str, ch_image: world.Tool) -> None:
     script = ch_image("completion", shell).ok().out
     assert "modify" in script
     if shell == "bash":
-        probe = (
-            f"{script}\nCOMP_WORDS=(ch-image bu); COMP_CWORD=1; _ch_image; echo ${{COMPREPLY[*]}}"
-        )
-        out = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
-        assert out.stdout.split() == ["build", "build-cache"]
+        for words, found in (("bu", ["build", "build-cache"]), ("oci --log-", _LOGS)):
+            at = len(words.split())
+            probe = f"{script}\nCOMP_WORDS=(ch-image {words}); COMP_CWORD={at}; _ch_image"
+            probe += "; echo ${COMPREPLY[*]}"
+            out = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
+            assert out.stdout.split() == found
+    assert "umount" in script
