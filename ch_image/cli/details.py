@@ -134,6 +134,21 @@ def details(session: Session, name: str) -> int:
     return 0
 
 
+def remote_tags(session: Session, name: str) -> int:
+    """Print the tags that the registry has for the repository of ``name``. Raises RegistryError."""
+    from ch_image.cli.network import registries
+
+    place = registries(session).home(session.ref(name))
+    found = sorted(place.client.tags(place.repository))  # some registries have them in no order
+    if session.parsed.text("format") == "json":
+        import json
+
+        emit([json.dumps(found, indent=2)])
+    else:
+        emit(printable(tag, 200) for tag in found)
+    return 0
+
+
 def _local(session: Session, image: Image | None) -> list[tuple[str, str]]:
     if image is None:
         return [("in local storage", "no")]

@@ -22,6 +22,12 @@ def is_glob(text: str) -> bool:
 
 
 def _list(session: Session) -> int:
+    if session.parsed.has("tags"):
+        if not session.words or is_glob(session.words[0]):
+            raise UsageError("--tags takes the name of one image", hint="ch-image list --tags REF")
+        from ch_image.cli.details import remote_tags
+
+        return remote_tags(session, session.words[0])
     if session.words and not is_glob(session.words[0]) and not session.parsed.has("undeletable"):
         from ch_image.cli.details import details
 
@@ -87,6 +93,7 @@ LIST = options.Command(
     " what is known of it here and in its registry.",
     (
         options.flag("-l --long", "with last change, size and ID"),
+        options.flag("--tags", "list the tags that the registry has for REF's repository"),
         options.flag("-u --undeleteable --undeletable", "list what can be undeleted instead"),
         options.value("--format", "FORMAT", "text or json", choices=("text", "json")),
     ),

@@ -309,3 +309,16 @@ def test_owners_and_devices_come_back_from_a_registry_and_go_on(
     assert found["d"] == (70000, 70000, 0o2750, tarfile.DIRTYPE)
     assert found["d/handed"] == (0, 70000, 0o644, tarfile.REGTYPE)
     assert "link" not in found
+
+
+def test_the_tags_of_a_repository_are_listed(
+    ch_image: world.Tool, base_image: str, registry: world.Registry
+) -> None:
+    ch_image("pull", base_image, "mine").ok()
+    for tag in ("1", "2.0", "latest"):
+        ch_image("push", "mine", registry.ref(f"tagged:{tag}")).ok()
+    name = registry.ref("tagged")
+    assert ch_image("list", "--tags", name).ok().out.split() == ["1", "2.0", "latest"]
+    assert json.loads(ch_image("list", "--tags", "--format", "json", name).ok().out)[0] == "1"
+    assert "not in the registry" in ch_image("list", "--tags", registry.ref("nosuch")).fault()
+    assert ch_image("list", "--tags").code == 2
