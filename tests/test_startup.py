@@ -58,6 +58,12 @@ CASES = {
     "import of ch-run": ("import ch_image.cli.run", GROUND),
     "all of ch-run": ("import ch_image.cli.run, ch_image.cli.run_start", GROUND),
     "ch-run of a memo": ("import ch_image.cli.run_start, ch_image.cli.run_memo", GROUND),
+    "import of ch-run-oci": ("import ch_image.cli.run_oci", [*SLOW, "json", "re"]),
+    "what state and kill need": (
+        "import ch_image.oci.container",
+        [*SLOW, "socket", "shutil", "ch_image.oci.creating", "ch_image.oci.spec"],
+    ),
+    "what create needs": ("import ch_image.oci.creating", [*SLOW, "socket", "shutil"]),
     "import of the sandbox": ("import ch_image.sandbox.userns", GROUND),
 }
 

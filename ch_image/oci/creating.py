@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import time
 
 from ch_image.errors import ChError, SandboxError
@@ -25,7 +25,7 @@ class Creation:
         self._maker = self._pid = 0
         self._emulation = ""
         self._made: list[tuple[str, int]] = []
-        self._console: socket.socket | None = None
+        self._console: _socket.socket | None = None
 
     def run(self) -> None:
         """Up to the point where the first process waits for its start. Raises ChError."""
@@ -54,11 +54,11 @@ class Creation:
                     pass
                 _reap(pid, wait=True)
 
-    def _connected(self) -> socket.socket | None:
+    def _connected(self) -> _socket.socket | None:
         process, wishes = self._spec.process, self._wishes
         return console_of(process is not None and process.terminal, wishes)
 
-    def _setup(self, waiting: socket.socket, more: socket.socket) -> first.Setup:
+    def _setup(self, waiting: _socket.socket, more: _socket.socket) -> first.Setup:
         spec, wishes = self._spec, self._wishes
         self._asked = ids.plan(spec)
         profile = seccomp.compiled(spec.linux.seccomp, wishes.warn) if spec.linux.seccomp else b""
@@ -146,10 +146,10 @@ class Creation:
         self._channel.close()
 
 
-def listening(directory: str, name: str) -> socket.socket:
+def listening(directory: str, name: str) -> _socket.socket:
     """A listening socket in a container's directory."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         listener.bind(f"/proc/self/fd/{fd}/{name}")  # a socket's path may have 107 bytes
         listener.listen(64)
@@ -158,7 +158,7 @@ def listening(directory: str, name: str) -> socket.socket:
     return listener
 
 
-def console_of(has_terminal: bool, wishes: Wishes) -> socket.socket | None:
+def console_of(has_terminal: bool, wishes: Wishes) -> _socket.socket | None:
     """The connection over which a terminal's master side goes to the caller."""
     asked = bool(wishes.console_socket) or wishes.console >= 0
     if has_terminal and not asked:
@@ -171,7 +171,7 @@ def console_of(has_terminal: bool, wishes: Wishes) -> socket.socket | None:
             raise ChError("a console socket is given, but process.terminal is false")
         return None
     if wishes.console >= 0:
-        return socket.socket(fileno=os.dup(wishes.console))
+        return _socket.socket(fileno=os.dup(wishes.console))
     return terminal.connect(wishes.console_socket)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import socket
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -43,9 +42,9 @@ class Setup(NamedTuple):
     rootfs: str
     state: dict[str, Any]  # as the hooks get it; the PID is put in
     channel: Channel
-    waiting: socket.socket  # listens for ``start``
-    more: socket.socket  # listens for the filters of further processes
-    console: socket.socket | None
+    waiting: _socket.socket  # listens for ``start``
+    more: _socket.socket  # listens for the filters of further processes
+    console: _socket.socket | None
     stdio: tuple[int, int, int]
     profile: bytes
     preserve: int
@@ -105,7 +104,7 @@ def _make(setup: Setup) -> None:
     except OSError as error:
         raise SandboxError(f"linux.namespaces cannot be made: {error.strerror}") from None
     _time_offsets(spec)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if how == RECORDED:
         procfs.enter()  # what is mounted at /proc inside is no concern of the supervisor's
@@ -118,6 +117,13 @@ def _make(setup: Setup) -> None:
     if how == RECORDED:
         _supervise(setup, ours)
     os._exit(0)
+
+
+def accept(listener: _socket.socket) -> _socket.socket:
+    """The next connection; the module socket, which has this, takes long to import."""
+    fd: int
+    fd, _ = listener._accept()  # type: ignore[attr-defined]
+    return _socket.socket(fileno=fd)
 
 
 def emulation(how: str, supervisor: _socket.socket | None) -> Callable[[], None] | None:
@@ -249,7 +255,7 @@ def _sysctl(spec: Spec, proc: int, warn: rootfs.Warn) -> None:
 def _await_start(setup: Setup, proc: int, last: int, emulate: Callable[[], None] | None) -> None:
     """Wait for ``start``, then become the program; what goes wrong is told to ``start``."""
     while True:
-        connection, _ = setup.waiting.accept()
+        connection = accept(setup.waiting)
         if connection.recv(16) == b"start":  # others only look whether we listen
             break
         connection.close()
@@ -279,7 +285,7 @@ def _await_start(setup: Setup, proc: int, last: int, emulate: Callable[[], None]
 # -- the supervisor --
 
 
-def _supervise(setup: Setup, first: socket.socket) -> None:
+def _supervise(setup: Setup, first: _socket.socket) -> None:
     """Answer the emulated calls of the container's processes until there are none left."""
     setup.channel.close()
     setup.waiting.close()
@@ -303,10 +309,10 @@ class Watch:
     that identity to put on itself.
     """
 
-    def __init__(self, more: socket.socket, first: socket.socket, supervisor: Supervisor) -> None:
+    def __init__(self, more: _socket.socket, first: _socket.socket, supervisor: Supervisor) -> None:
         self._more, self._first, self._supervisor = more, first, supervisor
         self._listeners: set[int] = set()
-        self._coming: dict[int, socket.socket] = {}
+        self._coming: dict[int, _socket.socket] = {}
         self._poll = select.poll()
 
     def serve(self) -> None:
@@ -319,15 +325,15 @@ class Watch:
                     self._poll.unregister(fd)
                     self._take(self._coming.pop(fd))
                 elif fd == self._more.fileno():
-                    self._greet(self._more.accept()[0])
+                    self._greet(accept(self._more))
                 else:
                     self._answer(fd, event)
 
-    def _expect(self, connection: socket.socket) -> None:
+    def _expect(self, connection: _socket.socket) -> None:
         self._coming[connection.fileno()] = connection
         self._poll.register(connection, select.POLLIN)
 
-    def _greet(self, connection: socket.socket) -> None:
+    def _greet(self, connection: _socket.socket) -> None:
         connection.settimeout(_PATIENCE)
         try:
             who = Identity.parse(connection.recv(4096).decode())
@@ -339,16 +345,16 @@ class Watch:
             return
         self._expect(connection)
 
-    def _take(self, connection: socket.socket) -> None:
+    def _take(self, connection: _socket.socket) -> None:
         """Get the descriptor of a filter, and with it a process to serve."""
         room = struct.calcsize("i")
         try:
-            _, ancillary, _, _ = connection.recvmsg(16, socket.CMSG_SPACE(room))
+            _, ancillary, _, _ = connection.recvmsg(16, _socket.CMSG_SPACE(room))
         except OSError:
             ancillary = []
         connection.close()
         for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 (fd,) = struct.unpack("i", content[:room])
                 os.set_inheritable(fd, False)
                 hasten(fd)

@@ -9,7 +9,6 @@ root emulation stands in for the rest.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,6 +94,8 @@ def _words(one: IdMapping) -> str:
 
 def _by_helpers(pid: int, asked: Plan) -> bool:
     """Map with newuidmap and newgidmap; False where they are missing or refuse."""
+    import shutil
+
     for name, maps in (("newuidmap", asked.uids), ("newgidmap", asked.gids)):
         program = shutil.which(name, path=_SEARCH)
         if not program:

@@ -7,7 +7,6 @@ import array
 import errno
 import fcntl
 import os
-import socket
 import struct
 import termios
 
@@ -17,9 +16,9 @@ from ch_image.sandbox import syscalls as kernel
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
-def connect(path: str) -> socket.socket:
+def connect(path: str) -> _socket.socket:
     """The console socket that the caller listens on. Raises ChError."""
-    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    console = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         console.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
@@ -52,7 +51,7 @@ def take(console: _socket.socket, size: tuple[int, int] | None, uid: int) -> Non
         os.dup2(slave, number)
     os.close(slave)
     rights = array.array("i", [master])
-    console.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    console.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     os.close(master)
     console.close()
 
