@@ -98,16 +98,19 @@ def main() -> None:
 
 def measure(bench: Bench, names: Sequence[str]) -> dict[str, object]:
     """All workloads of ``names``: their times, and the memory of each tool's largest process."""
-    print(f"{'median milliseconds':28} {'tool':14} {'time':>10} {'x ours':>8} {'memory':9}")
+    print(
+        f"{'median milliseconds':28} {'tool':14} {'time':>10} {'x ours':>8} {'cpu':>9} {'memory':9}"
+    )
     results: dict[str, object] = {}
     for name in names:
         title, work = WORKLOADS[name]
         for tool in bench.tools:
-            tool.peak = 0
+            tool.peak, tool.cpu = 0, []
         outcome = work(bench)
         peaks = {tool.name: tool.peak for tool in bench.tools}
-        results[title] = {**outcome._asdict(), "peak bytes": peaks}
-        print("\n".join(workloads.table(title, outcome, peaks)), flush=True)
+        busy = {tool.name: tool.cpu[-len(outcome.times[tool.name]) :] for tool in bench.tools}
+        results[title] = {**outcome._asdict(), "peak bytes": peaks, "processor": busy}
+        print("\n".join(workloads.table(title, outcome, peaks, busy)), flush=True)
     return results
 
 

@@ -25,7 +25,9 @@ class Peer:
     def __init__(self, work: Path, base: str) -> None:
         self.work, self.base = work, base
         self.env = dict(os.environ, HOME=str(work), XDG_RUNTIME_DIR=str(work), LC_ALL="C.UTF-8")
-        self.peak = 0  # bytes that the largest process of ours held, since somebody set it to 0
+        # Of the commands since somebody set them to nothing:
+        self.peak = 0  # bytes that the largest process held
+        self.cpu: list[float] = []  # milliseconds of processor time of each, without a daemon's
 
     def prepare(self) -> str:
         """Make ready; why it cannot be used, empty when it can."""
@@ -48,6 +50,7 @@ class Peer:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self.peak = max(self.peak, usage.ru_maxrss << 10)
+            self.cpu.append((usage.ru_utime + usage.ru_stime) * 1000)
             if process.returncode:
                 said.seek(0)
                 text = said.read().decode(errors="replace").strip()

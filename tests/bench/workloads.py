@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import time
@@ -28,6 +29,26 @@ class Outcome(NamedTuple):
     bar: float = 0
     yardstick: str = ""
     unit: str = "ms"
+    busy: dict[str, list[float]] = {}  # processor time of the yardstick
+
+
+class Command:
+    """A yardstick: a command whose time is taken, and its processor time, too."""
+
+    def __init__(self, *words: object) -> None:
+        self.words = [str(word) for word in words]
+        self.busy: list[float] = []
+
+    def __call__(self) -> float:
+        before = _children()
+        took = timed(lambda: subprocess.run(self.words, check=True, stdout=subprocess.DEVNULL))
+        self.busy.append((_children() - before) * 1000)
+        return took
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -100,7 +121,7 @@ class Bench:
             for n in range(10):
                 tool.build(self.context(tool, f"image{n}", f"ENV N={n}\n"), fresh=False)
         times = self.in_turn(lambda t: timed(lambda: t.run(t.listing())), self.rounds * 3)
-        return Outcome(times, 1.0, "buildah" if "buildah" in times else "")
+        return Outcome(times, 1, "buildah") if "buildah" in times else Outcome(times)
 
     def no_op(self, count: int, bar: float) -> Outcome:
         """All of so many instructions are in the cache."""
@@ -111,14 +132,10 @@ class Bench:
         """A COPY of many bytes that have not changed, beside a look at the files' times."""
         self._warm(name, "COPY . /srv\n", fill)
         source = self.work / f"{self.tools[0].name}-{name}"
-        words = ["find", str(source), "-printf", "%s %T@"]
-        times = self.in_turn(
-            lambda t: self.build(t, name, fresh=False),
-            find=lambda: timed(
-                lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            ),
-        )
-        return Outcome(times, 3, "find")
+        find = Command("find", source, "-printf", "%s %T@")
+        times = self.in_turn(lambda t: self.build(t, name, fresh=False), find=find)
+        # Of few files, what starting Python takes is all there is to see.
+        return Outcome(times, 3 * (fill is small_files), "find", busy={"find": find.busy})
 
     def _warm(self, name: str, body: str, fill: Fill | None = None) -> None:
         for tool in self.tools:
@@ -139,14 +156,16 @@ class Bench:
         self._warm(name, "COPY . /srv\n", fill)
         source = self.work / f"{self.tools[0].name}-{name}"
 
+        target = self.work / "cp"
+        copy = Command("cp", "-a", source, target)
+
         def cp() -> float:
-            target = self.work / "cp"
-            took = timed(lambda: subprocess.run(["cp", "-a", source, target], check=True))
+            took = copy()
             conftest.remove_tree(target)
             return took
 
         times = self.in_turn(lambda t: self.build(t, name, fresh=True), cp=cp)
-        return Outcome(times, bar, "cp")
+        return Outcome(times, bar, "cp", busy={"cp": copy.busy})
 
     def stages(self) -> Outcome:
         """Two stages that sleep; who runs them at once needs 3 s."""
@@ -191,15 +210,19 @@ class Bench:
         return Outcome(out, 5 * 4096 + MB, unit="bytes")
 
 
-def table(name: str, outcome: Outcome, peaks: dict[str, int]) -> list[str]:
-    """A line for each: median, how many times as long as ours it took, memory; ours judged."""
+def table(
+    name: str, outcome: Outcome, peaks: dict[str, int], busy: dict[str, list[float]]
+) -> list[str]:
+    """A line for each: median, ratio to ours, processor time, memory; ours is judged."""
+    busy = busy | outcome.busy
     ours = statistics.median(outcome.times["ch-image"])
     lines = []
     for tool, values in outcome.times.items():
         middle = statistics.median(values)
         memory = f"{peaks[tool] >> 20:5d} MB" if peaks.get(tool) else ""
         times = f"{middle / ours:8.2f}" if ours else " " * 8
-        lines.append(f"{name:28} {tool:14} {middle:10.1f} {times} {memory:9} ")
+        cpu = f"{statistics.median(busy[tool]):9.1f}" if busy.get(tool) else " " * 9
+        lines.append(f"{name:28} {tool:14} {middle:10.1f} {times} {cpu} {memory:9} ")
         if tool == "ch-image" and outcome.bar:
             lines[-1] += _verdict(outcome, ours)
     return lines
