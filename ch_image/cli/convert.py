@@ -25,13 +25,14 @@ OPTIONS = (
     options.value("--tmp", "DIR", "accepted; what is temporary lies in storage or beside OUT"),
     *(option for option in COMMON if option.dest in _SHARED),
 )
+_STREAMS = ("tar", "oci-archive", "docker-archive")
 ABOUT = (
     "Converts an image from one format to another: ch-image (a name in storage), dir, tar, squash,"
     " oci (a layout), oci-archive, docker-archive (of docker save), docker, podman (through these"
     " programs). What IN is, is seen by a look at it; OUT's format follows from its ending: .tar,"
     " .tar.gz and the like, .sqfs, .oci, .oci.tar, .docker.tar; other names that begin with / or ./"
-    " are dir. OUT appears when it is complete, or not at all. Layers and digests stay where both"
-    " formats have them."
+    " are dir; - is a tar from or to a pipe. OUT appears when it is complete, or not at all. Layers"
+    " and digests stay where both formats have them."
 )
 
 
@@ -67,7 +68,9 @@ def _convert(session: Session) -> int:
     parsed = session.parsed
     source, target = session.words
     guessed = infer(source)
-    if guessed != "ch-image":  # a file or directory; a look tells more than its name
+    if (
+        guessed != "ch-image" and source != "-"
+    ):  # a file or directory; a look tells more than its name
         seen = recognise(split(source)[0])
         if (guessed, seen) != ("docker-archive", "oci-archive"):  # docker's own is both since 25
             guessed = seen or guessed
@@ -81,6 +84,10 @@ def _convert(session: Session) -> int:
         )
     for kind in kinds:
         check(kind)
+    if (source == "-" and kinds[0] != "tar") or (target == "-" and kinds[1] not in _STREAMS):
+        raise UsageError(
+            f"only {', '.join(_STREAMS)} can be written to standard output, and tar read from input"
+        )
     tmp = parsed.text("tmp")
     if tmp and not (tmp.startswith("/") and os.path.isdir(tmp)):
         raise UsageError(f"--tmp is not an absolute path of a directory: {printable(tmp, 200)}")

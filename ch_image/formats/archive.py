@@ -85,9 +85,12 @@ class Archive:
         """Unpack the archive at the path ``name`` into scratch. Raises ImageError, OSError."""
         staged = place.storage.layers.stage()
         try:
-            with open(name, "rb", buffering=0) as file:
+            with open(os.dup(0) if name == "-" else name, "rb", buffering=0) as file:
                 _refuse_directory(file, name)
-                unpacked = unpack(cast(Readable, file), f"{staged}/t")
+                try:
+                    unpacked = unpack(cast(Readable, file), f"{staged}/t")
+                except ImageError as error:
+                    raise ImageError(f"{printable(name, 300)}: {error}", hint=error.hint) from None
             config = recall(unpacked.tree)
             if not os.listdir(unpacked.tree):
                 raise ImageError(f"the archive is empty: {printable(name)}")
@@ -135,7 +138,14 @@ def _refuse_directory(file: BinaryIO | object, name: str) -> None:
 
 @contextmanager
 def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
-    """A file that gets its name when the block has ended well; pipes and devices at once."""
+    """A file that gets its name when the block has ended well; pipes and devices at once.
+
+    The name ``-`` is standard output.
+    """
+    if name == "-":
+        with open(os.dup(1), "wb", buffering=1 << 20) as stream:
+            yield stream
+        return
     path = os.path.realpath(name)
     with suppress(FileNotFoundError):
         state = os.stat(path)

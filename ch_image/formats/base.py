@@ -101,7 +101,7 @@ _BY_NAME = (
     ("oci-archive", ("*.oci.tar", "*.oci.tar:*")),
     ("docker-archive", ("*.docker.tar", "*.docker.tar:*")),
     ("squash", ("*.sqfs", "*.squash", "*.squashfs")),
-    ("tar", ("*.tar", "*.t?z", "*.tzst", "*.tar.?", "*.tar.??", "*.tar.???")),
+    ("tar", ("-", "*.tar", "*.t?z", "*.tzst", "*.tar.?", "*.tar.??", "*.tar.???")),
     ("dir", ("/*", "./*", "../*", ".", "..")),
 )
 

@@ -88,7 +88,7 @@ def split(name: str) -> tuple[str, str]:
 
 def _split_new(name: str) -> tuple[str, str]:
     path, _, tag = name.partition(":")
-    return os.path.realpath(path), tag
+    return path if path == "-" else os.path.realpath(path), tag
 
 
 def _loaded(layout: Layout, path: str, tag: str, place: Place) -> Image:

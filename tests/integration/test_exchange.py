@@ -357,3 +357,23 @@ def test_the_names_of_2020_write_into_a_directory(demo: world.Tool, tmp_path: Pa
         assert done.code in (1, 2)
         assert message in done.err, done
         assert "Traceback" not in done.err
+
+
+def test_pipes_are_read_and_written(demo: world.Tool, tmp_path: Path) -> None:
+    argv = demo.argv("ch-convert", "demo:1", "-")
+    archive = subprocess.run(argv, capture_output=True, env=demo.environment(), check=True).stdout
+    demo.run("ch-convert", "-", "piped", stdin=archive).ok()
+    assert demo.run("ch-run", "piped", "--", "cat", "/new").ok().out == "new\n"
+    argv = demo.argv("ch-convert", "-o", "oci-archive", "demo:1", "-")
+    archive = subprocess.run(argv, capture_output=True, env=demo.environment(), check=True).stdout
+    (tmp_path / "x").write_bytes(archive)
+    demo("import", tmp_path / "x", "from-oci").ok()
+    for words in (
+        ("-o", "squash", "demo:1", "-"),
+        ("-i", "oci", "-", "x"),
+        ("-o", "dir", "base", "-"),
+    ):
+        done = demo.run("ch-convert", *words)
+        assert (done.code, "standard output" in done.fault()) == (2, True), done
+    cut = demo.run("ch-convert", "-", "x", stdin=archive[:700])
+    assert cut.fault().startswith("-: ")
