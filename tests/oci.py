@@ -49,6 +49,17 @@ def containers(tool: world.Tool) -> dict[str, str]:
     return {one["id"]: one["status"] for one in listed(tool)["containers"]}
 
 
+def known(tool: world.Tool) -> list[str]:
+    """The IDs of all containers, by the directories of their states."""
+    return sorted(path.name for path in tool.home.glob("ch-run-oci/*"))
+
+
+def forget(tool: world.Tool) -> None:
+    """End and delete all containers."""
+    for ident in known(tool):
+        tool("oci", "delete", "-f", ident).ok()
+
+
 def listed(tool: world.Tool) -> dict[str, Any]:
     """What ``oci list`` says."""
     value: dict[str, Any] = json.loads(tool("oci", "list", "--format", "json").ok().out)

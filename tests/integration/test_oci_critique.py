@@ -141,8 +141,7 @@ def tool(
 def bundle(tool: world.Tool) -> Iterator[Path]:
     """The mounted bundle; no container is left in it."""
     yield tool.storage.parent / "bundle"
-    for ident in oci.containers(tool):
-        tool("oci", "delete", "-f", ident).ok()
+    oci.forget(tool)
 
 
 @pytest.mark.parametrize("name", SEEN)

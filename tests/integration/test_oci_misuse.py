@@ -30,9 +30,8 @@ def tool(
 def bundle(tool: world.Tool) -> Iterator[Path]:
     """The mounted bundle; no container is left in it."""
     yield tool.storage.parent / "bundle"
-    for ident in oci.containers(tool):
-        tool("oci", "delete", "-f", ident).ok()
-    assert list(tool.home.glob("ch-run-oci/*")) == []
+    oci.forget(tool)
+    assert oci.known(tool) == []
 
 
 # What is done to container "one" before, what is wrong, what is said.
@@ -98,14 +97,14 @@ def test_misuse_is_one_line(
         tool("oci", verb, *more, "one").ok()
         if verb == "kill":
             oci.wait_for(lambda: oci.containers(tool)["one"] == "stopped")
-    known = oci.containers(tool)
+    known = oci.known(tool)
     full = [places.get(word, word.replace("<>", "")) for word in words.split()]
 
     done = tool("oci", *full)
 
     assert message in done.fault()
     assert done.code == (2 if message in USAGE else 1)
-    assert oci.containers(tool) == known
+    assert oci.known(tool) == known
 
 
 USAGE = {"no bundle given", "needs ID", "needs CMD", "nothing to change",
@@ -124,7 +123,7 @@ def test_delete_with_force_forgives(tool: world.Tool, bundle: Path) -> None:
     tool("oci", "delete", "--force", "one").ok()
     tool("oci", "create", "-b", bundle, "one").ok()
     tool("oci", "delete", "--force", "one").ok()
-    assert oci.containers(tool) == {}
+    assert oci.known(tool) == []
 
 
 def test_a_bundle_that_cannot_be_read(tool: world.Tool, tmp_path: Path, bundle: Path) -> None:
@@ -135,4 +134,4 @@ def test_a_bundle_that_cannot_be_read(tool: world.Tool, tmp_path: Path, bundle: 
     done = tool("oci", "create", "-b", closed, "one")
     if done.code:  # root may
         assert "Permission denied" in done.fault()
-    assert oci.containers(tool) == {} or done.code == 0
+    assert oci.known(tool) == [] or done.code == 0

@@ -41,8 +41,7 @@ def bundle(tool: world.Tool) -> Iterator[Path]:
     path = tool.storage.parent / "bundle"
     oci.command(path, "sh", terminal=True)
     yield path
-    for ident in oci.containers(tool):
-        tool("oci", "delete", "-f", ident).ok()
+    oci.forget(tool)
 
 
 class Screen:
@@ -105,7 +104,7 @@ def test_run_has_a_terminal_of_the_same_size(tool: world.Tool, bundle: Path) -> 
     assert "40 120" in screen.until("end")
     screen.type("exit 6\n")
     assert screen.end() == 6
-    assert oci.containers(tool) == {}
+    assert oci.known(tool) == []
 
 
 def test_ctrl_c_interrupts_what_runs_there_and_not_us(tool: world.Tool, bundle: Path) -> None:
