@@ -173,14 +173,11 @@ class Store:
         check_id(ident)
         try:
             with open(f"{self.path}/{ident}/state.json", encoding="utf-8") as file:
-                fields = json.load(file)
+                return _record(json.load(file))
         except (FileNotFoundError, NotADirectoryError):
             raise _unknown(ident) from None
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise StorageError(f"the state of container {ident} cannot be read: {error}") from None
-        for name in ("annotations", "stubs"):
-            fields[name] = tuple(map(tuple, fields[name]))
-        return Record(**fields)
 
     def status(self, record: Record) -> str:
         """creating, created, running or stopped, by looking."""
@@ -298,6 +295,14 @@ def knock(directory: str, name: str = "start") -> _socket.socket:
     finally:
         os.close(fd)
     return connection
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    """What was written by this version or another: fields it does not know are left out."""
+    known = {name: value for name, value in fields.items() if name in Record._fields}
+    for name in ("annotations", "stubs"):
+        known[name] = tuple(map(tuple, fields.get(name, ())))
+    return Record(**known)
 
 
 def _unknown(ident: str) -> NotFound:

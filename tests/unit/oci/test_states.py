@@ -95,9 +95,12 @@ def test_unknown_and_broken_containers(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         store.hold("x")
     (tmp_path / "x").mkdir()
-    (tmp_path / "x/state.json").write_text("{")
-    with pytest.raises(StorageError):
-        store.read("x")
+    for text in ("{", "[]", '{"id": "x"}', '{"id": "x", "bundle": "/b", "annotations": 1}'):
+        (tmp_path / "x/state.json").write_text(text)
+        with pytest.raises(StorageError, match="the state of container x cannot be read"):
+            store.read("x")
+    (tmp_path / "x/state.json").write_text('{"id": "x", "bundle": "/b", "of_a_later_version": 1}')
+    assert store.read("x").bundle == "/b"
 
 
 def test_a_store_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
