@@ -62,7 +62,10 @@ def parse_git(source: str) -> GitRef | None:
     if scp is not None:
         remote, query, fragment = scp[1], scp[2] or "", scp[3] or ""
     else:
-        parts = urlsplit(source)
+        try:
+            parts = urlsplit(source)
+        except ValueError:  # such as the brackets of an IPv6 address
+            raise BuildError(f'"{printable(source)}" is no URL') from None
         web = parts.scheme in ("http", "https") and parts.path.endswith(".git")
         if not web and parts.scheme not in ("git", "ssh"):
             return None

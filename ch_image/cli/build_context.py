@@ -90,7 +90,13 @@ def read_dockerfile(given: str, context: str, base: str) -> tuple[str, bytes]:
             from ch_image.fs.tree import Tree
 
             with Tree(context) as tree:
-                text = tree.read_bytes(name, MAX_DOCKERFILE + 1)
+                try:
+                    text = tree.read_bytes(name, MAX_DOCKERFILE + 1)
+                except FileNotFoundError:
+                    if given or not tree.exists("dockerfile"):
+                        raise
+                    path = f"{context}/dockerfile"  # as Docker does
+                    text = tree.read_bytes("dockerfile", MAX_DOCKERFILE + 1)
     except OSError as error:
         reason = error.strerror or str(error)
         raise BuildError(

@@ -149,7 +149,12 @@ def _explained(reader: Reader, word: Word, error: UnexpectedInput) -> Dockerfile
         hint = "write HEALTHCHECK CMD COMMAND or HEALTHCHECK NONE"
         if not wrong:
             return reader.fault(place, "HEALTHCHECK needs CMD or NONE", hint=hint)
-        hint = did_you_mean(wrong, ("CMD", "NONE"))
+        before = word.text[:offset].split()[-1]
+        if before.startswith("--") and "=" not in before:
+            flag = printable(before, 60)
+            return reader.fault(place, f"{flag} needs a value", hint=f"write {flag}={shown}")
+        near = did_you_mean(wrong, ("CMD", "NONE"))
+        hint = near if near.startswith("did") else hint
         return reader.fault(place, f"HEALTHCHECK takes CMD or NONE, not {shown}", hint=hint)
     return reader.fault(place, f"{keyword} cannot take {shown} here")
 

@@ -44,6 +44,7 @@ MISTAKES = {
     "COPY --chmod=»u+q« file /": "write an octal number",
     "COPY --chown=»nosuch« file /": "no user",
     "ADD --checksum=»sha256:12« http://127.0.0.1:1/y /": "64 hexadecimal digits",
+    "ADD »http://[bad« /": "is no URL",
     "ADD »../x« /": "in the build context",
     "EXPOSE »99999«": "above 65535",
     "EXPOSE »http«": "write PORT",

@@ -105,6 +105,13 @@ def test_standard_input_may_hold_the_dockerfile(bench: Bench) -> None:
     bench.tool("build", "-t", "x", "-f", "-", context, stdin=text).ok()
 
 
+def test_the_dockerfile_may_be_spelt_small(bench: Bench) -> None:
+    context = bench.context("", {"dockerfile": "FROM scratch\nCOPY f /\n", "f": ""}, "small")
+    (context / "Dockerfile").unlink()
+    bench.tool("build", "-t", "x", context).ok()
+    assert bench.tree().keys() == {"f"}
+
+
 def test_standard_input_alone_is_a_build_without_context(bench: Bench) -> None:
     text = f"FROM {bench.base}\nCOPY <<EOF /f\nhere\nEOF\nRUN grep here /f\n"
     bench.tool("build", "-t", "x", "-", stdin=text).ok()
