@@ -27,9 +27,11 @@ PROGRAMS = frozenset(
     systemd-sysusers systemd-tmpfiles dpkg-statoverride ansible-playbook ansible puppet chef-client
     chef-solo salt-call""".split()
 )
-# Marked for the script they are given: what Ansible sends to be run.
+# Marked for what they are told: interpreters for what Ansible sends to be run, and dpkg when it
+# gives a new configuration file the owner of the old one, not when it unpacks.
 INTERPRETERS = (b"python", b"ruby")
 _SCRIPTS = b"AnsiballZ_"
+_CONFIGURES = (b"--configure", b"--install", b"-i")
 
 
 class Readers:
@@ -45,7 +47,7 @@ class Readers:
         ``arguments`` is the address of its argument list.
         """
         name = path.rpartition(b"/")[2]
-        if not self._works or not (other or name in PROGRAMS or _for_script(call, name, arguments)):
+        if not self._works or not (other or name in PROGRAMS or _is_told(call, name, arguments)):
             return
         pid = call.pid
         try:
@@ -68,11 +70,18 @@ class Readers:
                 pass
 
 
-def _for_script(call: Call, name: bytes, arguments: int) -> bool:
-    if not name.startswith(INTERPRETERS) or not arguments:
-        return False
+def _is_told(call: Call, name: bytes, arguments: int) -> bool:
     try:
-        (first,) = struct.unpack("<Q", call.peek(arguments + 8, 8))
-        return bool(first) and call.glimpse(first).rpartition(b"/")[2].startswith(_SCRIPTS)
-    except (OSError, struct.error):  # a short list, or one of 32-bit addresses
+        if name.startswith(INTERPRETERS):
+            return _word(call, arguments, 1).rpartition(b"/")[2].startswith(_SCRIPTS)
+        return name == b"dpkg" and any(
+            _word(call, arguments, n) in _CONFIGURES for n in range(1, 8)
+        )
+    except OSError:  # the list is shorter
         return False
+
+
+def _word(call: Call, arguments: int, number: int) -> bytes:
+    """One of the arguments of a 64-bit program. Raises EFAULT behind the last."""
+    (address,) = struct.unpack("<Q", call.peek(arguments + 8 * number, 8).ljust(8, b"\0"))
+    return call.glimpse(address)
