@@ -28,8 +28,16 @@ from ch_image.registry.answers import error_text, next_link, warnings
 from ch_image.registry.auth import Authenticator
 from ch_image.registry.credentials import Credentials
 from ch_image.registry.response import Broken, Response, shown
-from ch_image.registry.tls import Network, is_loopback
-from ch_image.registry.transport import Body, NotTLS, Origin, Transport, joined, origin_of
+from ch_image.registry.tls import Network, is_loopback, speaks_plain
+from ch_image.registry.transport import (
+    LOOPBACK_TIMEOUT,
+    Body,
+    NotTLS,
+    Origin,
+    Transport,
+    joined,
+    origin_of,
+)
 from ch_image.report import Detail, Reporter, Warned, silent
 
 ACCEPT = ", ".join(
@@ -80,7 +88,8 @@ class RegistryClient:
         self._authenticators: dict[str, Authenticator] = {}
         self._warned: set[str] = set()
         host = urlsplit(f"//{registry}").hostname or registry
-        self._may_be_plain = is_loopback(host) or not network.tls_verify
+        self._is_here = is_loopback(host)
+        self._may_be_plain = self._is_here or not network.tls_verify
         self._scheme = ""  # once known
 
     def _authenticator(self, repository: str) -> Authenticator:
@@ -165,6 +174,10 @@ class RegistryClient:
                 again=again,
             )
 
+        if not self._scheme and self._is_here:
+            there = self.home()
+            if speaks_plain(there.host, there.port, LOOPBACK_TIMEOUT):
+                self._scheme = "http"
         if self._scheme or not self._may_be_plain:
             return send(self._scheme or "https")
         with suppress(NotTLS):

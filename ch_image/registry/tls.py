@@ -103,6 +103,28 @@ def _system_bundle() -> str:
     return next((path for path in _SYSTEM_BUNDLES if os.path.exists(path)), "")
 
 
+def speaks_plain(host: str, port: int, seconds: float) -> bool:
+    """Whether what listens there answers a TLS greeting with something that is no TLS.
+
+    Loads no authorities, which takes longer than all else; who listens, and who it is, is for
+    others to say.
+    """
+    import socket
+    import ssl
+
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), seconds) as connection:
+            connection.settimeout(seconds)
+            bare.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        return "ALERT" not in (error.reason or "")  # an alert is TLS
+    except OSError:
+        pass
+    return False
+
+
 def proxy_for(scheme: str, host: str, port: int, proxies: Mapping[str, str]) -> str:
     """The proxy's URL for a host, or the empty string; loopback is never proxied."""
     proxy = proxies.get(f"{scheme}_proxy") or proxies.get("all_proxy") or ""

@@ -80,7 +80,7 @@ class Transport:
     ) -> None:
         self.network, self.home, self.report, self._sleep = network, home.lower(), report, sleep
         self._lock = threading.Lock()
-        self._adapters: dict[bool, Any] = {}
+        self._adapters: dict[tuple[bool, bool], Any] = {}
 
     def pause(self, tries: int) -> None:
         """Wait before the try after number ``tries``; each wait is twice the one before."""
@@ -193,7 +193,7 @@ class Transport:
         if is_loopback(origin.host):
             patience = min(patience, LOOPBACK_TIMEOUT)
         try:
-            answer = self._adapter(origin).send(
+            answer = self._adapter(origin, proxy).send(
                 request,
                 stream=True,
                 timeout=(patience, self.network.read_timeout),
@@ -208,13 +208,17 @@ class Transport:
         patience = self.network.read_timeout
         return Response(method, answer.status_code, answer.headers, url, answer.raw, patience)
 
-    def _adapter(self, origin: Origin) -> Any:
-        """Client certificates are shown to the registry itself, and to nobody it points to."""
-        home = self._is_home(origin)
+    def _adapter(self, origin: Origin, proxy: str) -> Any:
+        """Client certificates are shown to the registry itself, and to nobody it points to.
+
+        Where neither it nor a proxy speaks TLS, no authorities are loaded.
+        """
+        kind = (origin.scheme == "http" and not proxy, self._is_home(origin))
         with self._lock:
-            if home not in self._adapters:
-                self._adapters[home] = _make_adapter(context(self.network, self.home, home))
-            return self._adapters[home]
+            if kind not in self._adapters:
+                tls = None if kind[0] else context(self.network, self.home, kind[1])
+                self._adapters[kind] = _make_adapter(tls)
+            return self._adapters[kind]
 
 
 def _make_adapter(tls: Any) -> Any:

@@ -11,7 +11,7 @@ from wildserver import RESET, Asked, Reply, Wild, certificate
 
 from ch_image.errors import RegistryError
 from ch_image.registry.response import Broken
-from ch_image.registry.tls import Network, is_loopback, proxy_for
+from ch_image.registry.tls import Network, is_loopback, proxy_for, speaks_plain
 from ch_image.registry.transport import NotTLS, Origin, Transport, origin_of, retry_after
 from ch_image.report import Detail, Event
 
@@ -322,3 +322,10 @@ def test_a_proxy_is_asked_for_the_whole_url(waits: Waits) -> None:
 def test_origins_tell_ports_and_schemes_apart() -> None:
     assert origin_of("https://Registry.example/x") == Origin("https", "registry.example", 443)
     assert origin_of("http://[::1]:5000/") == Origin("http", "::1", 5000)
+
+
+def test_plain_servers_are_known_by_their_answer_to_a_greeting(keys: Path) -> None:
+    with Wild(lambda asked: Reply()) as plain, Wild(lambda asked: Reply(), tls=keys) as secure:
+        ports = [int(wild.host.partition(":")[2]) for wild in (plain, secure)]
+        assert [speaks_plain("127.0.0.1", port, 5) for port in ports] == [True, False]
+    assert not speaks_plain("127.0.0.1", ports[0], 5)  # nobody listens any more

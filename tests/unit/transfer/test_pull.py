@@ -422,7 +422,9 @@ def test_a_wrong_diff_id_is_refused(
 
 @pytest.mark.parametrize("small", [0, 1 << 20])
 @pytest.mark.parametrize(
-    "layer", [b"\x1f\x8bnonsense", gzip.compress(ONE)[:-20], gzip.compress(b"no tar" * 999)]
+    "layer",
+    [b"\x1f\x8bnonsense", gzip.compress(ONE)[:-20], gzip.compress(b"no tar" * 999)],
+    ids=["nonsense", "cut", "no tar"],  # the bytes tell the time, and each process another
 )
 def test_a_layer_that_is_no_archive_is_refused(
     layer: bytes, small: int, hub: Hub, puller: Puller, monkeypatch: pytest.MonkeyPatch
