@@ -45,7 +45,7 @@ def write_maps(pid: int, asked: Plan, user: User, emulate: bool | None, warn: Ca
     if asked.uids and asked.gids:
         if power.may(power.CAP_SETUID) and power.may(power.CAP_SETGID):
             _write(pid, asked)
-            return asked
+            return asked._replace(alone=sum(one.size for one in asked.uids) == 1)
         if _is_own(asked):
             _write(pid, asked, deny=True)
             return asked._replace(alone=True)

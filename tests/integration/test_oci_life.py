@@ -298,6 +298,20 @@ def test_nothing_of_ours_can_be_reached_from_inside(tool: world.Tool, bundle: Pa
         assert sorted(seen.out.split()) in ([], sorted(own))
 
 
+@pytest.mark.parametrize("how", [(), ("--copy",)], ids=["held", "copied"])
+def test_root_emulation_is_on(how: tuple[str, ...], tool: world.Tool, tmp_path: Path) -> None:
+    bundle = tmp_path / "own"
+    script = "touch /f && chown 7:8 /f && mknod /null c 1 3 && echo done"
+    tool("oci", "mount", *how, "base", bundle, "--", "sh", "-c", script).ok()
+    done = tool("oci", "run", "-b", bundle, "one")
+    recorded = b""
+    if how:
+        recorded = os.getxattr(bundle / "rootfs/f", "user.containers.override_stat")
+    tool("oci", "umount", bundle).ok()
+    assert done.ok().out == "done\n"
+    assert recorded == (b"7:8:0644:file" if how else b"")
+
+
 def test_the_same_states_as_ch_run_oci(tool: world.Tool, bundle: Path) -> None:
     _start(tool, bundle, "sleep 1000")
     done = tool.run("ch-run-oci", "state", "one")
