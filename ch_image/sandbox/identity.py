@@ -76,8 +76,8 @@ class Ids:
 
 
 def ids_of(uid: int, gid: int, groups: tuple[int, ...]) -> Ids:
-    """The IDs of a process that was started as this user."""
-    return Ids((uid, uid, uid, uid), (gid, gid, gid, gid), groups or (gid,))
+    """The IDs of a process that was started as this user; groups in the kernel's order."""
+    return Ids((uid, uid, uid, uid), (gid, gid, gid, gid), tuple(sorted(groups or (gid,))))
 
 
 class Identities:

@@ -128,6 +128,7 @@ GOOD = {
     "USER by number": "USER 33:44\nRUN test $(id -u):$(id -g) = 33:44 && test $HOME = /",
     "USER with a group": "USER app:staff\nRUN test $(id -g) = 50",
     "USER has supplementary groups": "USER app\nRUN id -G | grep -w 50",
+    "groups are in order": "USER app\nRUN id | grep 'groups=50(staff),1234(app)'",
     "USER and back": "USER app\nUSER root\nRUN test $(id -u) = 0",
     "ARG is seen": "ARG A=1\nRUN test $A = 1",
     "ARG of before FROM is not": 'RUN test -z "$GLOBAL"',
