@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -14,7 +15,7 @@ def curves(lines: Mapping[str, Sequence[Sequence[float]]], across: str, up: str)
     """A chart of ``lines``: name -> (x, y) points. Both axes begin at 0."""
     points = [point for line in lines.values() for point in line]
     most_x = max((x for x, _ in points), default=1.0) or 1.0
-    most_y = max((y for _, y in points), default=1.0) or 1.0
+    most_y = _round(max((y for _, y in points), default=1.0) or 1.0)
 
     def at(x: float, y: float) -> tuple[float, float]:
         wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -45,3 +46,9 @@ def curves(lines: Mapping[str, Sequence[Sequence[float]]], across: str, up: str)
             out.append(f'<text x="{x + 6:.0f}" y="{y + 4:.0f}" fill="{colour}">'
                        f"{escape(name)}</text>")  # fmt: skip
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _round(most: float) -> float:
+    """A little more than ``most``, so that a fifth of it is a number that people like."""
+    power = 10 ** math.floor(math.log10(most / 5))
+    return next(5 * n * power for n in (1, 2, 2.5, 3, 4, 5, 6, 8, 10) if 5 * n * power >= most)
