@@ -36,6 +36,7 @@ X86_64 = {
     "link": 86, "linkat": 265, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190,
     "mount": 165, "umount2": 166, "chroot": 161, "pivot_root": 155, "setns": 308,
     "move_mount": 429, "getsockopt": 55, "bind": 49, "setrlimit": 160, "prlimit64": 302,
+    "listxattr": 194, "llistxattr": 195, "flistxattr": 196,
 }  # fmt: skip
 _IA32 = {
     "open": 5, "creat": 8, "mkdir": 39, "symlink": 83, "mknod": 14, "execve": 11,
@@ -48,6 +49,7 @@ _IA32 = {
     "setresgid": 210, "setfsuid16": 138, "setfsgid16": 139, "setfsuid": 215, "setfsgid": 216,
     "setgroups16": 81, "setgroups": 206, "capset": 185,
     "prctl": 172, "link": 9, "setxattr": 226, "lsetxattr": 227, "fsetxattr": 228,
+    "listxattr": 232, "llistxattr": 233, "flistxattr": 234,
     "mount": 21, "umount2": 52, "chroot": 61, "pivot_root": 217, "move_mount": 429,
 }  # fmt: skip
 # pivot_root has another number on ARM.
@@ -72,6 +74,7 @@ AARCH64 = {
     "lsetxattr": 6, "fsetxattr": 7,
     "mount": 40, "umount2": 39, "chroot": 51, "pivot_root": 41, "setns": 268, "move_mount": 429,
     "getsockopt": 209, "bind": 200, "setrlimit": 164, "prlimit64": 261,
+    "listxattr": 11, "llistxattr": 12, "flistxattr": 13,
 }  # fmt: skip
 
 # These have one number everywhere.

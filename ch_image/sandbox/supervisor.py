@@ -108,6 +108,7 @@ class Supervisor:
         table |= dict.fromkeys(("link", "linkat"), lambda call: link(call, self.ledger))
         table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), self._setxattr)
         table |= dict.fromkeys(Mounting.CALLS, self._mounting.answer)
+        table |= dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), self._attributes)
         table |= {"bind": bind, "setrlimit": self._limit, "prlimit64": self._limit}
         table |= {"getsockopt": self._peer, "io_uring_setup": self._ring, "prctl": self._keep}
         for name in names().values():
@@ -354,3 +355,24 @@ class Supervisor:
         finally:
             os.close(fd)
         return DONE
+
+    def _attributes(self, call: Call) -> Reply:
+        """Names of attributes, without ours: who copies attributes must not copy an owner."""
+        where, address, room = call.args[:3]
+        if call.name == "flistxattr":
+            fd = call.descriptor(where)
+        else:
+            fd = call.locate(AT_FDCWD, call.string(where), call.name == "listxattr")
+        try:
+            names_ = os.listxattr(of_fd(fd))
+        finally:
+            os.close(fd)
+        if records.ATTRIBUTE not in names_:
+            return CONTINUE
+        names_.remove(records.ATTRIBUTE)
+        data = b"".join(os.fsencode(name) + b"\0" for name in names_)
+        if room and room < len(data):
+            return -errno.ERANGE, 0
+        if room and data:
+            call.poke(address, data)
+        return len(data), 0

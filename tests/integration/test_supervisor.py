@@ -299,3 +299,18 @@ assert seen('/work/dpkg', '-Ic', look, '--unpack') == 100
 assert seen('/usr/bin/find', 'f', '-user', '33', '-exec', '/bin/false', '{}', '+') != 0
 """
     assert run(root, script).code == 0
+
+
+def test_who_copies_attributes_does_not_copy_an_owner(root: Path) -> None:
+    script = """
+import shutil
+os.mkdir('a'); open('a/f', 'w').close()
+os.setxattr('a/f', 'user.colour', b'blue'); os.chown('a/f', 5, 6); os.chown('a', 7, 8)
+assert os.listxattr('a/f') == ['user.colour'] and os.listxattr('/work/a') == []
+assert os.listxattr(os.open('a/f', os.O_RDONLY)) == ['user.colour']
+shutil.copytree('a', 'b')
+assert os.getxattr('b/f', 'user.colour') == b'blue'
+"""
+    assert run(root, script).code == 0
+    assert (owner(root / "work/a"), owner(root / "work/a/f")) == ((7, 8), (5, 6))
+    assert (owner(root / "work/b"), owner(root / "work/b/f")) == ((0, 0), (0, 0))
