@@ -77,9 +77,9 @@ def test_what_is_done_by_hand_is_one_layer(demo: world.Tool, option: tuple[str, 
     at.type("stty size; tty > /dev/null; echo ended $?; echo $TERM\r")
     shown = at.until(r"xterm\r\n")
     assert "40 99\r\n" in shown
-    at.type("sleep 100\r")
-    at.until("sleep 100\r\n")
-    at.type("\x03")  # Ctrl-C is for the sleep, not for us
+    at.type("sh -c 'echo go; exec sleep 100'\r")
+    at.until(r"\ngo\r\n")  # by now the terminal is the sleep's, which Ctrl-C is for
+    at.type("\x03")  # not for us
     at.until(PROMPT)
     at.type("echo by hand > /made; chown app /made; false; exit\r")
     assert at.end() == 0, at.seen
