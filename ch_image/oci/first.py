@@ -292,6 +292,8 @@ def _supervise(setup: Setup, first: _socket.socket) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
+    # The caller's others too: it would wait for the end of a pipe that we hold open.
+    kernel.close_all_but(setup.more.fileno(), first.fileno())
     process = setup.spec.process
     if process is None:
         return

@@ -229,6 +229,16 @@ def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
                     pass
 
 
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor but the first three and those."""
+    first = 3
+    for fd in sorted(kept):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = max(first, fd + 1)
+    close_range(first)
+
+
 def pidfd_open(pid: int) -> int:
     """pidfd_open(2)."""
     return syscall(SYS_pidfd_open, pid, 0)

@@ -72,7 +72,7 @@ def test_a_peer_may_come_after_the_makers_command_has_ended(
     words = ["--join-ct=3", f"--join-tag={tag}", "-u", "77", image, "--", "sh", "-c", SHOW]
     first = told(start(ch_image, *words))
     assert keepers(tag), "nobody waits for the others"
-    second = told(start(ch_image, *words[:2], "/", "--", "sh", "-c", f"{SHOW}; id -u"))
+    second = told(start(ch_image, *words[:2], "/usr", "--", "sh", "-c", f"{SHOW}; id -u"))
     assert second == f"{first}77\n"  # in the maker's image, as the maker's user
     assert keepers(tag)
     assert told(start(ch_image, *words)) == first
