@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import world
 
 DOCKERFILE = """\
@@ -30,6 +31,15 @@ def make_images(tool: world.Tool, layout: world.BaseImage, directory: Path) -> N
     tool("import", layout.tree, "base").ok()
     (directory / "Dockerfile").write_text(DOCKERFILE)
     tool("build", "-t", "app", directory).ok()
+
+
+def with_base(factory: pytest.TempPathFactory, layout: world.BaseImage) -> world.Tool:
+    """Storage of its own, in a new directory, with the image ``base``."""
+    top = factory.mktemp("oci")
+    (top / "home").mkdir()
+    tool = world.Tool(top / "storage", top / "home")
+    tool("import", layout.tree, "base").ok()
+    return tool
 
 
 def config(bundle: Path) -> dict[str, Any]:

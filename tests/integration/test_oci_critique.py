@@ -125,10 +125,8 @@ def tool(
     base_layout: world.BaseImage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[world.Tool]:
     """Storage with ``base``, and ``layered``, whose second layer says all that one can."""
-    top = tmp_path_factory.mktemp("oci")
-    (top / "home").mkdir()
-    made = world.Tool(top / "storage", top / "home")
-    made("import", base_layout.tree, "base").ok()
+    made = oci.with_base(tmp_path_factory, base_layout)
+    top = made.storage.parent
     world.write_layout(top / "layout", [layer(LOWER), layer(UPPER)])
     made("import", top / "layout", "layered").ok()
     made.run("ch-convert", "layered", top / "tree").ok()

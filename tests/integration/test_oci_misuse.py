@@ -17,10 +17,8 @@ def tool(
     base_layout: world.BaseImage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[world.Tool]:
     """Storage with the image ``base``, mounted at ``bundle``."""
-    top = tmp_path_factory.mktemp("oci")
-    (top / "home").mkdir()
-    made = world.Tool(top / "storage", top / "home")
-    made("import", base_layout.tree, "base").ok()
+    made = oci.with_base(tmp_path_factory, base_layout)
+    top = made.storage.parent
     made("oci", "mount", "base", top / "bundle", "--", "sleep", "1000").ok()
     yield made
     made("oci", "umount", top / "bundle").ok()
