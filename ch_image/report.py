@@ -7,7 +7,8 @@ several threads and must not raise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+
+from ch_image.typed import NamedTuple, TypeAlias
 
 
 class StepStarted(NamedTuple):

@@ -11,7 +11,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ch_image.build.copy import Copying, CopyResult, destination, policy_of
 from ch_image.build.copyspec import CopySpec
@@ -21,6 +20,7 @@ from ch_image.build.select import Lacking, Match, Selection, lack, select
 from ch_image.build.source import MODE, NAME, Source
 from ch_image.build.target import Target
 from ch_image.errors import BuildError, ImageError, printable
+from ch_image.typed import NamedTuple
 
 
 class AddSpec(NamedTuple):

@@ -13,12 +13,12 @@ history, cache records or logs must not write them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Arg, Dockerfile, From
 from ch_image.dockerfile.expand import Expander
 from ch_image.errors import BuildError, printable
 from ch_image.model.platforms import Platform, host_platform
+from ch_image.typed import NamedTuple
 
 PROXIES = frozenset(
     name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import assert_never
 
 from ch_image.build import lookup
 from ch_image.build.add import add
@@ -36,6 +35,7 @@ from ch_image.sandbox.plan import Plan as Container
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.snapshots.base import Draft, OwnersOfChains, Snapshotter
 from ch_image.storage.store import Storage
+from ch_image.typed import assert_never
 
 Owners = dict[str, tuple[int, int]]
 

@@ -7,9 +7,9 @@ away (not where it copies, as ``g=u`` does), ``X`` looks at the mode before any 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from ch_image.errors import BuildError, printable
+from ch_image.typed import NamedTuple
 
 _CLAUSE = re.compile(r"([augo]*)((?:[-+=][rwxXstugo]*)+)")
 _ACTION = re.compile(r"([-+=])([rwxXstugo]*)")

@@ -16,7 +16,6 @@ import os
 import posixpath
 import stat
 import time
-from typing import NamedTuple
 
 from ch_image.build import lookup
 from ch_image.build.chmod import parse_mode
@@ -28,6 +27,7 @@ from ch_image.build.target import Target, write_fault
 from ch_image.build.transfer import Transfer
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
+from ch_image.typed import NamedTuple
 
 _NOWHERE = Source("")  # where heredocs and made directories come from
 

@@ -6,13 +6,13 @@ Apart from `ch_image.build.copy`, for a build that finds its COPY in the cache c
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from ch_image.build.digest import digest
 from ch_image.build.effects import AddEffect, CopyEffect
 from ch_image.build.select import Lacking, Selection, lack, select
 from ch_image.build.source import ImageSource, Source
 from ch_image.build.statindex import Memo
+from ch_image.typed import NamedTuple
 
 
 class Document(NamedTuple):

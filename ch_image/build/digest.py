@@ -13,7 +13,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from ch_image.build.context import Context
 from ch_image.build.select import Level, Match, Selection, levels
@@ -34,6 +33,7 @@ from ch_image.build.source import (
 from ch_image.build.spread import spread
 from ch_image.build.statindex import Memo, stat_key
 from ch_image.errors import BuildError
+from ch_image.typed import NamedTuple
 
 _BLOCK = 1 << 20  # bytes read at once
 _BATCH = 64  # files a thread takes at once

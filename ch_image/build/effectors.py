@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, assert_never
 
 from ch_image.build.effects import (
     AddEffect,
@@ -27,6 +26,7 @@ from ch_image.errors import BuildError
 from ch_image.report import Reporter
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.store import Storage
+from ch_image.typed import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from ch_image.build.add import AddSpec

@@ -8,9 +8,9 @@ unless said otherwise, and not yet resolved against any tree. Where files come f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
 
 from ch_image.dockerfile.mounts import ResolvedMount
+from ch_image.typed import NamedTuple, TypeAlias
 
 
 class InlineFile(NamedTuple):

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.build.args import SANDBOX_HOSTNAME, epoch, make_scope, unused_build_args
 from ch_image.build.effectors import Effectors
@@ -39,6 +38,7 @@ from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.store import Storage
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.build.remote_cache import Remote, RemoteCaches

@@ -17,7 +17,6 @@ and HEALTHCHECK are left alone, as Docker documents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
 
 from ch_image.build.args import EPOCH, PROXIES, Scope
 from ch_image.build.state import HIDDEN, BuildState, Folded, with_labels
@@ -56,6 +55,7 @@ from ch_image.dockerfile.ast import (
 )
 from ch_image.errors import printable
 from ch_image.model.oci import Healthcheck as HealthConfig
+from ch_image.typed import assert_never
 
 
 def fold(state: BuildState, instruction: Instruction, scope: Scope, source: Dockerfile) -> Folded:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.build.effects import Effect, RunEffect
 from ch_image.build.options import BuildOptions
@@ -11,6 +10,7 @@ from ch_image.errors import BuildError, StepFailed
 from ch_image.report import Info, Reporter
 from ch_image.storage.layers import Chain
 from ch_image.storage.snapshots.base import Snapshotter
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.force.profiles import Profile

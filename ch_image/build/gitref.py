@@ -11,9 +11,9 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ch_image.errors import BuildError, printable
+from ch_image.typed import NamedTuple
 
 _SCP = re.compile(r"([A-Za-z0-9_-]+@[A-Za-z0-9.-]+:[^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")

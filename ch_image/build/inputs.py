@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ch_image.build.options import BuildOptions
 from ch_image.errors import BuildError, UsageError, printable
@@ -24,6 +23,7 @@ from ch_image.report import Reporter
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain
 from ch_image.storage.store import Storage
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ch_image.build.context import Context

@@ -19,12 +19,12 @@ a record tells no build argument; secrets and proxies are no inputs at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, NewType
 
 from ch_image.build.effects import RunEffect
 from ch_image.build.state import Folded
 from ch_image.model.oci import canonical_json
 from ch_image.model.sha256 import sha256
+from ch_image.typed import NamedTuple, NewType
 
 CacheKey = NewType("CacheKey", str)  # 64 lower-case hexadecimal digits
 

@@ -7,11 +7,11 @@ make no sense are passed over, as the C library does. Nothing of the host is ask
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
 
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import MAX_ID
 from ch_image.fs.tree import Tree
+from ch_image.typed import NamedTuple
 
 _LIMIT = 10 << 20  # bytes of one file
 

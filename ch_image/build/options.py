@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.model.digest import DiffId
 from ch_image.model.platforms import Platform
@@ -11,6 +10,7 @@ from ch_image.model.ref import DefaultRegistry, ImageRef
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain, LayerId
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.build.remote import Fetch

@@ -12,7 +12,6 @@ A name means an earlier stage, then a named context (``--build-context``), then 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
 
 from ch_image.build.args import Reader, Scope
 from ch_image.dockerfile.ast import Arg, Dockerfile, From, Instruction, Span
@@ -21,6 +20,7 @@ from ch_image.dockerfile.suggest import nearest
 from ch_image.errors import ImageError, UsageError
 from ch_image.model.platforms import Platform, parse_platform
 from ch_image.model.ref import parse_ref
+from ch_image.typed import NamedTuple, TypeAlias
 
 SCRATCH = "scratch"
 

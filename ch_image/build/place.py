@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
 from ch_image.build.chmod import ModeChange
 from ch_image.build.digest import carried, check_unchanged, listxattr
@@ -19,6 +18,7 @@ from ch_image.build.source import MODE, MTIME, NAME, SIZE, Row, Source, join
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_file_data, set_mode
 from ch_image.fs.owners import Recorded
+from ch_image.typed import NamedTuple
 
 _SMALL = 128 << 10  # bytes that are read and written in one go
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

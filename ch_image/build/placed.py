@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from ch_image.build.origins import ImageOrigin
 from ch_image.build.plan import Plan, Step
 from ch_image.dockerfile.ast import Span
@@ -15,10 +13,11 @@ from ch_image.errors import (
     RegistryError,
     SandboxError,
 )
+from ch_image.regex import regex
 from ch_image.report import Warned
 
 _UNPLACED = (BuildError, ImageError, RegistryError, SandboxError)
-_QUOTED = re.compile(r'"([^"]+)"')
+_QUOTED = regex(r'"([^"]+)"')
 _MAX_LINES = 100  # of an instruction, that are searched
 
 

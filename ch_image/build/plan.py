@@ -14,7 +14,6 @@ is, and then `with_triggers` makes a larger plan in which every older step keeps
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from ch_image.build.args import Scope
 from ch_image.build.origins import (
@@ -40,6 +39,7 @@ from ch_image.dockerfile.ast import (
 )
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.platforms import Platform
+from ch_image.typed import NamedTuple
 
 
 class Step(NamedTuple):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.build.options import BuildOptions, Seen, Trail
 from ch_image.errors import ImageError, RegistryError
@@ -23,6 +22,7 @@ from ch_image.storage.cache import CacheRecord
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.scratch import random_name
 from ch_image.storage.store import Storage
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.build.remote_cache import Remote, RemoteCaches

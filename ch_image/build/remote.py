@@ -14,10 +14,10 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeAlias
 
 from ch_image.build.gitref import Git, GitRef, parse_git
 from ch_image.errors import BuildError, RegistryError, printable
+from ch_image.typed import NamedTuple, Protocol, TypeAlias
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

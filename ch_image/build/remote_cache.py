@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from ch_image.build.options import BuildResult
 from ch_image.errors import ChError, ImageError, printable
@@ -40,6 +39,7 @@ from ch_image.registry.registries import Place
 from ch_image.report import Detail, Reporter, Warned
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.store import Storage
+from ch_image.typed import Any, NamedTuple
 
 CONFIG = "application/vnd.ch-image.build-cache.v1+json"
 _FORMAT = 1

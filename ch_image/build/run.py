@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from ch_image.build import lookup
 from ch_image.build.effects import RunEffect
@@ -16,6 +15,7 @@ from ch_image.sandbox import container
 from ch_image.sandbox.launcher import Container, Launcher, Result
 from ch_image.sandbox.mounts import Bind, File, Operation, remove_stubs
 from ch_image.sandbox.plan import Identity, Plan
+from ch_image.typed import NamedTuple
 
 _MAX_LINE = 1 << 16  # bytes of one line of output before it is broken
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+
+from ch_image.typed import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 _PATIENCE = 5.0  # seconds that a build that ends waits for its threads

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from ch_image.build.source import MODE, NAME, Row, Rules, Source, clean, join, near
 from ch_image.build.wildcard import compile_component, has_wildcards
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError, printable
+from ch_image.typed import NamedTuple
 
 Lacking = Callable[[BuildError], None]  # what becomes of wildcards that match nothing
 

@@ -19,11 +19,11 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeAlias
 
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
 from ch_image.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from ch_image.typed import Final, Protocol, TypeAlias
 
 Owners: TypeAlias = Mapping[str, tuple[int, int]]
 Row: TypeAlias = tuple[str, int, int, int, int, int, int, int]

@@ -11,7 +11,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+
+from ch_image.typed import TypeVar
 
 _T = TypeVar("_T")
 _MAX_THREADS = 8

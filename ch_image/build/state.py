@@ -13,12 +13,12 @@ by one (`ch_image.build.fold`). The triggers that an image has for its children 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
 
 from ch_image.build.args import plain
 from ch_image.build.effects import Effect
 from ch_image.model.oci import History, ImageConfig, RunConfig
 from ch_image.model.platforms import Platform
+from ch_image.typed import Any, NamedTuple
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from ch_image.build.key import StepKey, explain
 from ch_image.build.options import BuildOptions
@@ -19,6 +18,7 @@ from ch_image.model.sha256 import sha256
 from ch_image.report import Detail, Reporter
 from ch_image.storage.cache import CacheRecord
 from ch_image.storage.layers import Chain, LayerId
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ch_image.build.plan import Step

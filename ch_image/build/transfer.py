@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from ch_image.build.place import Placer, ReadFault
 from ch_image.build.select import Level, Match, levels
@@ -20,6 +19,7 @@ from ch_image.build.spread import spread
 from ch_image.build.target import Target, write_fault
 from ch_image.errors import BuildError
 from ch_image.fs import owners
+from ch_image.typed import NamedTuple
 
 _BATCH = 64  # files
 _BIG = 16 << 20  # bytes

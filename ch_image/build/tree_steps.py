@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Sequence
 
 from ch_image.build.args import PROXIES
@@ -20,10 +19,12 @@ from ch_image.build.words import Words
 from ch_image.dockerfile.ast import Add, Copy, Mount, Rsync, Run, Word, Workdir
 from ch_image.dockerfile.mounts import ResolvedMount, resolve_mount
 from ch_image.errors import printable
+from ch_image.regex import regex
 
 SCRIPTS = "/dev/pipes/"  # where Docker's builder puts a heredoc that names its interpreter
-_LONE_HEREDOC = re.compile(r"\s*[0-9]*<<-?[^<\s]+\s*")
-_URL = re.compile(r"https?://")
+_LONE_HEREDOC = regex(r"\s*[0-9]*<<-?[^<\s]+\s*")
+_MODE = regex(r"0*[0-7]{1,4}")
+_URL = regex(r"https?://")
 
 
 def run(words: Words, node: Run) -> Folded:
@@ -203,7 +204,7 @@ def _raw(value: Word | bool | None) -> str | bool:
 
 def _chmod(words: Words, word: Word | None) -> str:
     mode = words.word(word)
-    if word is not None and mode.isdecimal() and not re.fullmatch(r"0*[0-7]{1,4}", mode):
+    if word is not None and mode.isdecimal() and not _MODE.fullmatch(mode):
         message = f"--chmod: {printable(mode, 60)} is no octal mode up to 7777"
         raise words.fault(word, message)
     return mode

@@ -6,9 +6,9 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from ch_image.errors import BuildError, UsageError, printable
+from ch_image.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

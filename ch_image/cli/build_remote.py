@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from ch_image.build.args import PASSED
 from ch_image.build.gitref import parse_git
@@ -19,6 +18,7 @@ from ch_image.cli.build_options import build_args
 from ch_image.cli.session import Session
 from ch_image.cli.web import fetcher
 from ch_image.errors import BuildError, printable
+from ch_image.typed import NamedTuple
 
 _KEEP = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"  # the build argument that leaves .git in a context
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
 
 from ch_image.cli.console import size
 from ch_image.errors import ChError, printable
@@ -13,6 +12,7 @@ from ch_image.storage.images import Image
 from ch_image.storage.layers import LayerId
 from ch_image.storage.store import Storage
 from ch_image.storage.usage import own_size
+from ch_image.typed import Any, NamedTuple
 
 _WIDTH = 60  # columns of the steps in a plain tree
 _TEXT = 100  # characters of an instruction in a graph

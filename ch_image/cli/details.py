@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any
 
 from ch_image.cli.console import size
 from ch_image.cli.session import Session, emit
@@ -24,6 +23,7 @@ from ch_image.model.ref import ImageRef, short_digest
 from ch_image.storage.images import Image, Summary
 from ch_image.storage.layers import LayerId
 from ch_image.storage.store import Storage
+from ch_image.typed import Any
 
 _COLUMN = 22  # where values start in the long description
 

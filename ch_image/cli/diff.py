@@ -9,13 +9,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from ch_image.cli import options
 from ch_image.cli.session import Session, emit
 from ch_image.errors import printable
 from ch_image.fs import owners
 from ch_image.storage.snapshots.base import merged_owners
+from ch_image.typed import NamedTuple
 
 _CHUNK = 1 << 20  # bytes compared at a time
 _OURS = frozenset({owners.XATTR})

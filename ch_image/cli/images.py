@@ -8,10 +8,9 @@ from ch_image.errors import ChError, ImageError, NotFound, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ch_image.model.ref import ImageRef
     from ch_image.storage.images import Summary
+    from ch_image.typed import Any
 
 _GLOB = frozenset("*?[")
 

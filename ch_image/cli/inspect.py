@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from ch_image.cli import options
 from ch_image.cli.details import Sizes, image_id, local_time
@@ -12,6 +11,7 @@ from ch_image.errors import ChError, printable
 from ch_image.model.oci import MAX_DOCUMENT, Manifest, config_json, parse_manifest
 from ch_image.model.ref import ImageRef
 from ch_image.storage.images import Image
+from ch_image.typed import Any
 
 
 def _inspect(session: Session) -> int:

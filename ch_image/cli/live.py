@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from ch_image.cli.log import Log
 from ch_image.errors import printable
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Table

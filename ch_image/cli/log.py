@@ -16,7 +16,8 @@ from ch_image.errors import UsageError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import TextIO
+
+    from ch_image.typed import TextIO
 
 _COLOURS = {"error": "1;31", "warning": "1;33", "hint": "36", "dim": "2"}
 

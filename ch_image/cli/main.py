@@ -88,8 +88,6 @@ def ch_image(argv: list[str], env: dict[str, str], frame: Frame) -> int:
 
 def find(name: str) -> options.Command:
     """The sub-command of that name. Raises UsageError with a near one."""
-    from importlib import import_module
-
     if name not in COMMANDS:
         hint = options.near(name, COMMANDS) or "ch-image --help lists the sub-commands"
         raise UsageError(f"unknown sub-command '{printable(name, 100)}'", hint=hint)
@@ -99,7 +97,9 @@ def find(name: str) -> options.Command:
             f"{name} is not built yet in this version",
             hint="ch-image --help lists what there is",
         )
-    found = getattr(import_module(f"ch_image.cli.{module}"), attribute)
+    path = f"ch_image.cli.{module}"
+    __import__(path)  # importlib would bring warnings with it
+    found = getattr(sys.modules[path], attribute)
     assert isinstance(found, options.Command)
     return found
 

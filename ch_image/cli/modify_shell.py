@@ -13,10 +13,10 @@ import os
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ch_image.sandbox.launcher import Container, Launcher
 from ch_image.sandbox.plan import Plan
+from ch_image.typed import Any
 
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 _PIECE = 1 << 16

@@ -9,7 +9,7 @@ from ch_image.errors import ChError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from ch_image.typed import Any
 
 _MAX_RESOURCES = 1 << 20  # bytes
 _INFINITY = 0xFFFFFFFFFFFFFFFF

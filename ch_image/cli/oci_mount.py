@@ -12,10 +12,9 @@ from ch_image.errors import BuildError, ChError, ImageError, UsageError, printab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ch_image.oci.bundle import Host, User
     from ch_image.storage.images import Image
+    from ch_image.typed import Any
 
 
 def _mount(session: Session) -> int:

@@ -11,11 +11,10 @@ from ch_image.errors import ChError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ch_image.oci.attach import Attachment
     from ch_image.oci.keeper import Order
     from ch_image.oci.states import Record, Store
+    from ch_image.typed import Any
 
 _SIGKILL, _SIGMAX = 9, 64
 

@@ -16,7 +16,8 @@ from ch_image.errors import UsageError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
-    from typing import Any
+
+    from ch_image.typed import Any
 
 _FLAG, _COUNT, _VALUE, _VALUES, _MAYBE = "flag", "count", "value", "values", "maybe"
 _WIDTH = 79  # columns of a help text, whatever the terminal: it is quoted in documents

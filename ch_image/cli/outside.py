@@ -16,7 +16,8 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, NoReturn
+
+    from ch_image.typed import Any, NoReturn
 
     Ran = subprocess.CompletedProcess[bytes]
 

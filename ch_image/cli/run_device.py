@@ -17,7 +17,8 @@ from ch_image.errors import ChError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+
+    from ch_image.typed import Any
 
 DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
 _MAX_FILE = 4 << 20  # bytes

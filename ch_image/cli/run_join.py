@@ -22,9 +22,9 @@ from ch_image.sandbox import syscalls as kernel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Literal
 
     from ch_image.cli.options import Parsed
+    from ch_image.typed import Literal
 
 _COUNTS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_CPUS_ON_NODE")
 _TAG = "SLURM_STEP_ID"

@@ -24,11 +24,11 @@ from ch_image.sandbox.plan import Plan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import NoReturn
 
     from ch_image.cli.log import Log
     from ch_image.cli.options import Parsed
     from ch_image.cli.run_join import Group
+    from ch_image.typed import NoReturn
 
 _SEARCH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 _MAX_ENVIRONMENT = 4 << 20  # bytes of a file of variables

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
 
 from ch_image.errors import DockerfileError
+from ch_image.typed import NamedTuple, TypeAlias
 
 
 class Span(NamedTuple):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import Any
 
 from ch_image.dockerfile import ast
+from ch_image.typed import Any
 
 # In this order a type's number is its place; a plain tuple is number 0.
 _TYPES: tuple[Any, ...] = (

@@ -7,9 +7,7 @@ Where a value comes from, and which instruction is expanded how, is the builder'
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Dockerfile, Heredoc, Span, Word
 from ch_image.dockerfile.patterns import (
@@ -20,14 +18,16 @@ from ch_image.dockerfile.patterns import (
     without_suffix,
 )
 from ch_image.errors import printable
+from ch_image.regex import regex
+from ch_image.typed import NamedTuple
 
 Lookup = Callable[[str], str | None]
 
 # What unicode.IsSpace of Go takes for a blank; str.isspace() adds four control characters.
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-is_blank = re.compile(f"[{BLANKS}]").match
+_BLANK = regex(f"[{BLANKS}]")
 
-_SPECIAL = re.compile("""[$'"\\\\`<]""")
+_SPECIAL = regex("""[$'"\\\\`<]""")
 _MAX_DEPTH = 100
 _PARAMETERS = "@*#?-$!0"
 
@@ -190,7 +190,7 @@ class _Scan:
                 got, self.pos = char, start + 1
             out.append(got)
             for part in got if splits else (got,):
-                if splits and is_blank(part):
+                if splits and _BLANK.match(part):
                     if word:
                         pieces.append(Piece("".join(word), word_start + self.skipped))
                         word = []

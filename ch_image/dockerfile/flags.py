@@ -6,12 +6,12 @@ Quotes and escapes of a flag are gone once it is read, as in BuildKit; its varia
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Span, Word
 from ch_image.dockerfile.lines import Reader, cut
 from ch_image.dockerfile.suggest import did_you_mean
 from ch_image.errors import printable
+from ch_image.typed import NamedTuple
 
 # What a flag takes: one value, any number of values, or true and false.
 ONE, MANY, SWITCH = "one", "many", "switch"

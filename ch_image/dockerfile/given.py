@@ -6,13 +6,13 @@ Every word keeps its place. Whether the arguments make sense is for `instruction
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Heredoc, Span, Word
 from ch_image.dockerfile.expand import ExpandError, expand
 from ch_image.dockerfile.flags import Flag, Flags, read_flag, traced
 from ch_image.dockerfile.lines import Reader, cut
 from ch_image.errors import DockerfileError
+from ch_image.typed import NamedTuple
 
 _SPECIAL = re.compile("""[$'"\\\\`]""").search
 _JSON_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"')

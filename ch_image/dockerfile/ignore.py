@@ -15,11 +15,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
 
 from ch_image.dockerfile.ast import Span, fault_at
 from ch_image.dockerfile.expand import BLANKS
 from ch_image.errors import BuildError, printable
+from ch_image.typed import NamedTuple, Protocol
 
 _ENDS = re.compile(f"\\A[{BLANKS}]+|[{BLANKS}]+\\Z")
 _CLASS_SIGNS = "\\]^-[&~|"

@@ -9,18 +9,18 @@ The reference is ``frontend/dockerfile/parser/parser.go`` and ``directives.go`` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ch_image.dockerfile.ast import Directives, Heredoc, Span, Word, fault_at
 from ch_image.dockerfile.expand import BLANKS, ExpandError, expand
 from ch_image.errors import DockerfileError
+from ch_image.regex import regex
+from ch_image.typed import NamedTuple
 
-_LEADING = re.compile(f"[{BLANKS}]*").match
-_TRAILING = re.compile(f"[{BLANKS}]*\\Z").search
-_DIRECTIVE = re.compile(f"#[{BLANKS}]*([a-zA-Z][a-zA-Z0-9]*)[\\t\\n\\f\\r ]*=[\\t\\n\\f\\r ]*(.+)")
-_HEREDOC = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)\Z").match
+_LEADING = regex(f"[{BLANKS}]*")
+_TRAILING = regex(f"[{BLANKS}]*\\Z")
+_DIRECTIVE = regex(f"#[{BLANKS}]*([a-zA-Z][a-zA-Z0-9]*)[\\t\\n\\f\\r ]*=[\\t\\n\\f\\r ]*(.+)")
+_HEREDOC = regex(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)\Z")
 _ASCII_BLANKS = "\t\n\f\r "
 
 
@@ -54,7 +54,7 @@ def cut(word: Word, start: int, stop: int) -> Word:
 def stripped(word: Word) -> Word:
     """``word`` without the blanks (Go's idea of them) at its ends."""
     start = _leading(word.text)
-    found = _TRAILING(word.text, start)
+    found = _TRAILING.search(word.text, start)
     stop = found.start() if found else len(word.text)
     if start == 0 and stop == len(word.text):
         return word
@@ -63,7 +63,7 @@ def stripped(word: Word) -> Word:
 
 def heredoc_name(text: str) -> HeredocName | None:
     """``text`` read as the beginning of a heredoc; None when it is none. Raises ExpandError."""
-    found = _HEREDOC(text)
+    found = _HEREDOC.match(text)
     if not found or not found.group(3):
         return None
     rest = found.group(3)
@@ -227,7 +227,7 @@ class Reader:
 
 
 def _leading(text: str) -> int:
-    found = _LEADING(text)
+    found = _LEADING.match(text)
     return found.end() if found else 0
 
 

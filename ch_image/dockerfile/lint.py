@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
 
 from ch_image.dockerfile.ast import (
     Add,
@@ -38,6 +37,7 @@ from ch_image.dockerfile.suggest import nearest
 from ch_image.errors import ChError, printable
 from ch_image.model.platforms import parse_platform
 from ch_image.model.ref import parse_ref
+from ch_image.typed import NamedTuple, TypeAlias
 
 _SECRET = re.compile(
     r"(?i)(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)"

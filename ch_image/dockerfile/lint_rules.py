@@ -6,11 +6,10 @@ the same comment above an instruction for that instruction. ``all`` names every 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ch_image.dockerfile.ast import Dockerfile, Span
 from ch_image.dockerfile.suggest import did_you_mean
 from ch_image.errors import UsageError, printable
+from ch_image.typed import NamedTuple
 
 EXPLANATIONS = {
     "ConsistentInstructionCasing": "Keywords are easier to see when all are written alike.",

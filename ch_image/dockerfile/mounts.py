@@ -6,15 +6,15 @@ comes from, and how it is mounted, is the builder's affair.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
 
 from ch_image.dockerfile.ast import Mount, MountOption, Span, Word
 from ch_image.dockerfile.flags import traced
 from ch_image.dockerfile.lines import cut
 from ch_image.dockerfile.suggest import did_you_mean
 from ch_image.errors import DockerfileError, printable
+from ch_image.regex import regex
+from ch_image.typed import NamedTuple, Protocol
 
 TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 SHARING = ("shared", "private", "locked")
@@ -27,7 +27,7 @@ _KEYS = (
 _SYNONYMS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 _BARE = ("readonly", "ro", "readwrite", "rw", "required")
 _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) ?(?:([kmgtp])(?:i?b)?|b)?\Z", re.IGNORECASE | re.ASCII)
+_SIZE = regex(r"(?ai)([0-9]+(?:\.[0-9]*)?) ?(?:([kmgtp])(?:i?b)?|b)?\Z")
 
 
 class ResolvedMount(NamedTuple):

@@ -8,7 +8,6 @@ This is the only module that knows Lark.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 from ch_image.dockerfile.ast import Arg, Dockerfile, From, Instruction, Word
 from ch_image.dockerfile.expand import BLANKS
@@ -18,6 +17,7 @@ from ch_image.dockerfile.lines import Logical, Reader
 from ch_image.dockerfile.suggest import did_you_mean, nearest
 from ch_image.errors import DockerfileError, printable
 from ch_image.resources import resource
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lark import Lark, Token, Tree

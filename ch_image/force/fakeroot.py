@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from ch_image.force.profiles import InitStep, Profile
+from ch_image.typed import NamedTuple
 
 _BREAKS = re.compile(r"[\s;&|()<>{}`\"'$]+")
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn
 
 from ch_image.errors import BuildError, printable
+from ch_image.typed import Any, NamedTuple, NoReturn
 
 _KEYS = ("id", "name", "match", "init", "keywords", "wrapper")
 _MAX_SIZE = 1 << 16  # bytes of one file

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import BinaryIO, NamedTuple, cast
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.formats.base import Content, Place, temporary_name
@@ -19,6 +18,7 @@ from ch_image.layers.compress import Readable, Writable, gzip_writer, open_reade
 from ch_image.layers.create import write_tree
 from ch_image.layers.extract import extract_archive
 from ch_image.storage.scratch import remove
+from ch_image.typed import BinaryIO, NamedTuple, cast
 
 _COMPRESSIONS = (
     ("gzip", (".gz", ".tgz", ".taz")),

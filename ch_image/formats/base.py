@@ -11,7 +11,6 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.oci import ImageConfig
@@ -22,6 +21,7 @@ from ch_image.storage.images import Image
 from ch_image.storage.snapshots.base import Snapshotter
 from ch_image.storage.store import Storage
 from ch_image.transfer.pack import Wishes
+from ch_image.typed import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess

@@ -17,12 +17,12 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
 
 from ch_image.errors import ChError
 from ch_image.fs.tree import Tree
 from ch_image.model.oci import ImageConfig, RunConfig, config_json, parse_json
 from ch_image.model.platforms import Platform, host_platform, parse_platform
+from ch_image.typed import Any
 
 # Parents before what is in them.
 _DIRECTORIES = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from ch_image.errors import ChError
 from ch_image.layers.compress import compression_of, open_reader
+from ch_image.typed import Any
 
 _SQUASHFS = b"hsqs"  # superblock of squashfs 4, little-endian
 # Names in archives of layers: those of an OCI layout, and of docker save before and after 25.

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from ch_image.errors import ImageError, printable
 from ch_image.formats.archive import output
@@ -24,6 +23,7 @@ from ch_image.fs import owners
 from ch_image.fs.tree import Tree
 from ch_image.layers.create import write_tree
 from ch_image.storage.scratch import remove
+from ch_image.typed import NamedTuple
 
 _SAID = 1000  # characters of what a program says about a failure
 _MAX_HEAD = 1 << 30  # bytes of definitions

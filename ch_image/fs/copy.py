@@ -12,10 +12,10 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
-from typing import Final
 
 from ch_image.fs import owners, whiteouts
 from ch_image.fs.directories import FLAGS, Directories
+from ch_image.typed import Final
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _NO_CLONE: Final = (

@@ -9,7 +9,8 @@ is kept, so trees may be deeper than a process may have files open.
 from __future__ import annotations
 
 import os
-from typing import Final
+
+from ch_image.typed import Final
 
 FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT: Final = 96

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final, NamedTuple
+
+from ch_image.typed import Final, NamedTuple
 
 XATTR: Final = "user.containers.override_stat"
 MAX_ID: Final = 0xFFFF_FFFE  # 2**32-1 means "no change" to chown

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Final
 
 from ch_image.fs.directories import FLAGS
+from ch_image.typed import Final
 
 _DEPTH: Final = 64  # directories open at once
 _BATCH: Final = 4096  # names held at once

@@ -14,7 +14,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import Final, NamedTuple
+
+from ch_image.typed import Final, NamedTuple
 
 MAX_LINKS: Final = 40  # as many as the kernel follows
 _WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,7 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
+
+from ch_image.typed import Final
 
 OPAQUE_XATTR: Final = "user.overlay.opaque"
 PREFIX: Final = b".wh."

@@ -7,7 +7,7 @@ carry version 2, which the kernel takes for the root of whoever unpacks.
 
 from __future__ import annotations
 
-from typing import Final
+from ch_image.typed import Final
 
 _SIZE_2: Final = 20
 _SIZE_3: Final = 24

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Final, Protocol
 
 from ch_image.errors import ImageError
+from ch_image.typed import Any, Final, Protocol
 
 CHUNK: Final = 1 << 20
 _AHEAD: Final = 6  # chunks decompressed before they are wanted

@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
 
 from ch_image.errors import ImageError, StorageError
 from ch_image.fs import owners as records
@@ -27,6 +26,7 @@ from ch_image.layers import tar_read as tar
 from ch_image.layers.capability import as_version_2
 from ch_image.layers.compress import Writable
 from ch_image.layers.places import shown
+from ch_image.typed import Final
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE: Final = 1 << 20

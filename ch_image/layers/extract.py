@@ -20,7 +20,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
 
 from ch_image.errors import ImageError
 from ch_image.fs import owners, whiteouts
@@ -33,6 +32,7 @@ from ch_image.layers.capability import as_version_2
 from ch_image.layers.compress import Readable
 from ch_image.layers.hiding import Hiding
 from ch_image.layers.places import DirectoryState, Hidden, Places, clean, fault, shown
+from ch_image.typed import Final, NamedTuple
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN: Final = ("user.overlay.", "user.containers.")

@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from ch_image.fs import whiteouts
 from ch_image.fs.directories import FLAGS
+from ch_image.typed import NamedTuple
 
 
 class Found(NamedTuple):

@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
 
 from ch_image.errors import ChError, ImageError, StorageError, printable
 from ch_image.fs import whiteouts
@@ -20,6 +19,7 @@ from ch_image.fs.copy import copy_xattrs, ordinary_xattr
 from ch_image.fs.directories import FLAGS, Directories
 from ch_image.fs.tree import MAX_LINKS
 from ch_image.layers.lower import Found, finding
+from ch_image.typed import Final, NamedTuple
 
 MAX_NAME: Final = 32_768  # bytes
 MAX_DEPTH: Final = 4_096

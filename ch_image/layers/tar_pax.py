@@ -10,10 +10,10 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ch_image.errors import ImageError
+from ch_image.typed import Final
 
 _SCHILY: Final = b"SCHILY.xattr."
 _LIBARCHIVE: Final = b"LIBARCHIVE.xattr."

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Final, NamedTuple
 
 from ch_image.errors import ImageError, printable
 from ch_image.layers import tar_pax
 from ch_image.layers.compress import Readable
+from ch_image.typed import Final, NamedTuple
 
 BLOCK: Final = 512
 MAX_RECORD: Final = 1 << 20  # of one PAX header or long name, bytes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import NewType
 
 from ch_image.errors import ImageError, printable
 from ch_image.model.sha256 import sha256
+from ch_image.typed import NewType
 
 Digest = NewType("Digest", str)  # "sha256:" + 64 lower-case hexadecimal digits
 DiffId = NewType("DiffId", str)  # the digest of a layer's uncompressed tar

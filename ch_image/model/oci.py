@@ -7,13 +7,13 @@ round trip.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from ch_image.errors import ImageError
 from ch_image.model.digest import DiffId, Digest, parse_digest
 from ch_image.model.platforms import Platform
+from ch_image.regex import regex
+from ch_image.typed import Any, NamedTuple
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -32,7 +32,7 @@ MAX_DOCUMENT = 4 << 20  # bytes of a manifest, index or config
 MAX_LAYERS = 10_000
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 100
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # strings whole, to skip them
+_BRACKETS = regex(rb'(?s)"(?:[^"\\]|\\.)*"|[][{}]')  # strings whole, to skip them
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import NamedTuple
 
 from ch_image.errors import UsageError, printable
+from ch_image.regex import regex
+from ch_image.typed import NamedTuple
 
 # uname -m -> (architecture, variant), after the Go names that registries use.
 _MACHINES = {
@@ -31,7 +31,7 @@ _MACHINES = {
 _ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
 # What else will do when the wanted variant is not there, best first.
 _ARM_FALLBACK = {"v8": ("v8", "", "v7", "v6", "v5"), "v7": ("v7", "", "v6", "v5")}
-_PART = re.compile(r"[a-z0-9_.-]+", re.IGNORECASE)
+_PART = regex(r"(?i)[a-z0-9_.-]+")
 
 
 class Platform(NamedTuple):

@@ -6,7 +6,7 @@ than all that it has to hash. Files are hashed by hashlib, whose speed is the pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hashlib import sha256

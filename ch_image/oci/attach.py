@@ -9,11 +9,11 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from ch_image.errors import ChError
 from ch_image.oci import talk
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import Protocol
 
 DETACH = b"\x10\x11"  # Ctrl-P Ctrl-Q, typed at a terminal
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414

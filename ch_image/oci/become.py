@@ -12,13 +12,13 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ch_image.errors import ChError, printable
 from ch_image.oci.config import Capabilities, Process
 from ch_image.oci.spec import RLIMITS
 from ch_image.sandbox import power
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import NamedTuple
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _JOIN_SESSION_KEYRING, _IOPRIO_WHO_PROCESS, _PER_LINUX32 = 1, 1, 8

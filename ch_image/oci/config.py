@@ -6,7 +6,7 @@ apply is kept as it stands (``seccomp``, ``resources``): who applies it reads it
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from ch_image.typed import Any, NamedTuple
 
 CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 

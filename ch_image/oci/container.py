@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import select
 import stat
-from typing import Any
 
 from ch_image.errors import ChError, NotFound, printable
 from ch_image.oci.channel import Channel
@@ -38,6 +37,7 @@ from ch_image.oci.states import (
 )
 from ch_image.oci.wishes import NO_WISHES, Wishes
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ch_image.oci import seccomp
 from ch_image.oci.spec import CAPABILITIES, NAMESPACES
 from ch_image.oci.states import VERSION
 from ch_image.sandbox import mountopts
+from ch_image.typed import Any
 
 HOOKS = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
 

@@ -14,7 +14,6 @@ import os
 import select
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from ch_image.errors import ChError, SandboxError
 from ch_image.oci import hooks, joining, rootfs, terminal
@@ -30,6 +29,7 @@ from ch_image.sandbox.plan import Identity
 from ch_image.sandbox.seccomp import program as filter_program
 from ch_image.sandbox.start import install_filter
 from ch_image.sandbox.supervisor import Supervisor, hasten
+from ch_image.typed import Any, NamedTuple
 
 _PATIENCE = 5.0  # seconds for a process that wants to be served to say who it is
 

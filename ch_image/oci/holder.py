@@ -23,13 +23,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ch_image.errors import SandboxError, StorageError, UsageError, printable
 from ch_image.oci.bundle import ROOTFS
 from ch_image.oci.leave import Report, detach, leave
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox import userns
+from ch_image.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.storage.layers import Chain

@@ -6,11 +6,11 @@ import json
 import os
 import select
 import time
-from typing import Any
 
 from ch_image.errors import ChError, printable
 from ch_image.oci.config import Hook
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import Any
 
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 

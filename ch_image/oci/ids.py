@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ch_image.errors import SandboxError
 from ch_image.oci.config import IdMapping, Spec, User
 from ch_image.sandbox import power, userns
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import NamedTuple
 
 _SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 

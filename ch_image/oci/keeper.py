@@ -14,7 +14,6 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 from ch_image.errors import ChError
 from ch_image.oci import container, holder, logs, spec, talk
@@ -22,6 +21,7 @@ from ch_image.oci.attach import received
 from ch_image.oci.leave import Report, detach, leave
 from ch_image.oci.states import Store, held
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import NamedTuple
 
 _TIOCSWINSZ = 0x5414
 # In Record.more: the container's exit code, and whether it has a terminal.

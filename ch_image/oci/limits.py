@@ -8,10 +8,10 @@ of its own that was delegated to the user, and otherwise it is said that they ca
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from ch_image.errors import ChError, printable
 from ch_image.sandbox import syscalls as kernel
+from ch_image.typed import Any
 
 _PERIOD = 100_000  # microseconds, the kernel's default
 

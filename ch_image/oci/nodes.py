@@ -6,9 +6,9 @@ A place that is absent, or of the wrong type, reads as empty: so one pass finds 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ch_image.errors import printable
+from ch_image.typed import Any
 
 _TYPES = {str: "a string", bool: "true or false", dict: "an object", list: "an array"}
 

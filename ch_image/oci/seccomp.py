@@ -11,9 +11,9 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
 
 from ch_image.errors import ChError, printable
+from ch_image.typed import Any
 
 _LIBRARY = "libseccomp.so.2"
 _ACTIONS = {

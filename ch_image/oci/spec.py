@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any
 
 from ch_image.errors import ChError, ConfigError, printable
 from ch_image.oci import config
 from ch_image.oci.nodes import Node
+from ch_image.typed import Any
 
 CONFIG = "config.json"
 MAX_CONFIG = 16 << 20  # bytes

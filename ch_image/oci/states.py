@@ -23,9 +23,9 @@ import json
 import os
 import re
 import time
-from typing import Any, NamedTuple
 
 from ch_image.errors import ChError, NotFound, StorageError, printable
+from ch_image.typed import Any, NamedTuple
 
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
 RECORDED, QUIET = "recorded", "quiet"  # root emulation: by a supervisor, or just "done"

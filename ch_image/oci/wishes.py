@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+
+from ch_image.typed import Any, NamedTuple
 
 
 class Wishes(NamedTuple):

@@ -13,13 +13,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ch_image.errors import RegistryError
 from ch_image.registry.response import Response, shown
 from ch_image.registry.tls import is_loopback
 from ch_image.registry.transport import Origin, Transport, origin_of
+from ch_image.typed import NamedTuple
 
 MAX_TOKEN = 1 << 20  # bytes of a token server's answer
 MAX_SCOPES = 50  # that a challenge may add to what we want ourselves

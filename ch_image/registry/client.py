@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ch_image.errors import ImageError, RegistryError, printable
@@ -39,6 +38,7 @@ from ch_image.registry.transport import (
     origin_of,
 )
 from ch_image.report import Detail, Reporter, Warned, silent
+from ch_image.typed import NamedTuple
 
 ACCEPT = ", ".join(
     (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, f"{DOCKER_SCHEMA1[1]};q=0.1")

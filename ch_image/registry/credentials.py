@@ -14,10 +14,10 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ch_image.errors import RegistryError, printable
 from ch_image.registry.auth import Credential
+from ch_image.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import subprocess

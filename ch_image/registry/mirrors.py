@@ -6,10 +6,10 @@ Takes the text of the file; who reads which file is the command line's business.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from ch_image.errors import RegistryError, printable
 from ch_image.model.ref import DOCKER_HUB
+from ch_image.typed import Any, NamedTuple
 
 _HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from ch_image.errors import ImageError, RegistryError
 from ch_image.model.digest import digest_of
@@ -16,6 +15,7 @@ from ch_image.model.oci import OCI_INDEX, parse_json
 from ch_image.registry.client import RegistryClient
 from ch_image.registry.upload import Uploader
 from ch_image.report import Reporter, Warned
+from ch_image.typed import Any
 
 _DIGEST = re.compile(r"([a-z0-9]+(?:[.+_-][a-z0-9]+)*):([A-Za-z0-9=_-]+)")
 

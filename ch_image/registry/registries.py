@@ -7,7 +7,6 @@ images of a build. Knows neither storage nor image formats.
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
 
 from ch_image.model.ref import ImageRef
 from ch_image.registry.client import RegistryClient
@@ -15,6 +14,7 @@ from ch_image.registry.credentials import Credentials, Sources
 from ch_image.registry.mirrors import Mirrors
 from ch_image.registry.tls import Network
 from ch_image.report import Reporter, Warned, silent
+from ch_image.typed import NamedTuple
 
 
 class Place(NamedTuple):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 from ch_image.errors import RegistryError, printable
+from ch_image.typed import Any
 
 PIECE = 1 << 18  # bytes of an answer's body read at a time
 LEAST = 1 << 16  # bytes that have to come within the time in which a single one has to

@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from ch_image.errors import RegistryError, printable
 from ch_image.registry.response import Broken, Response, shown
 from ch_image.registry.tls import Network, context, is_loopback, proxy_for
 from ch_image.report import Detail, Reporter, silent
+from ch_image.typed import Any, NamedTuple
 
 CHUNK = 1 << 20  # bytes of a request's body handed on at a time
 MAX_WAIT = 60.0  # seconds, whatever Retry-After says

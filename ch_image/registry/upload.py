@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ch_image.errors import RegistryError
@@ -18,6 +17,7 @@ from ch_image.model.oci import Descriptor
 from ch_image.registry.client import RegistryClient, pull_scope, quoted
 from ch_image.registry.response import Broken, Response
 from ch_image.registry.transport import CHUNK, Body, joined, origin_of
+from ch_image.typed import NamedTuple
 
 SINGLE = 16 << 10  # bytes of a blob that is worth sending with the first request
 SMALL = 4 << 20  # bytes of a blob that is sent in one request, and again from its start

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
 
 from ch_image.errors import ImageError, NotFound, StorageError
 from ch_image.storage.faults import faults
 from ch_image.storage.record import read_file, remove_file, write_file
 from ch_image.storage.scratch import Scratch
+from ch_image.typed import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from ch_image.model.digest import Digest

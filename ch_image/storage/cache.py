@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from ch_image.errors import StorageError
 from ch_image.storage.faults import faults
@@ -25,6 +24,7 @@ from ch_image.storage.record import (
     write_file,
 )
 from ch_image.storage.scratch import Scratch
+from ch_image.typed import Any, NamedTuple
 
 _TOUCH_AFTER = 60.0  # seconds: "last used" needs no more precision than this
 

@@ -8,10 +8,10 @@ be found without them. All of this holds the exclusive lock.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.errors import ChError, StorageError
 from ch_image.storage.usage import disk_usage
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,13 +15,13 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.errors import StorageError
 from ch_image.fs.directories import Directories
 from ch_image.storage.faults import faults
 from ch_image.storage.record import Damaged, dump, load, pack, read_record, write_file
 from ch_image.storage.usage import walk
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.storage.layers import LayerId

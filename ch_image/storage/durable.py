@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from ch_image.storage.faults import faults
 from ch_image.storage.record import Damaged, pack, read_record, write_file
 from ch_image.storage.scratch import Scratch
+from ch_image.typed import NamedTuple
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _REMEMBERED = 64  # boots (or hosts that share the directory) whose last sync is kept

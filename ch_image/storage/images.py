@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ch_image.errors import ImageError, NotFound, StorageError, printable
 from ch_image.storage.durable import Durability
@@ -16,6 +15,7 @@ from ch_image.storage.faults import faults, storage_error
 from ch_image.storage.layers import Chain, LayerId, Layers
 from ch_image.storage.record import Damaged, dump, load, pack, read_record, remove_file, write_file
 from ch_image.storage.scratch import Scratch
+from ch_image.typed import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from ch_image.model.digest import Digest

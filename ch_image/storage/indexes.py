@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from ch_image.errors import ImageError, NotFound, StorageError, printable
 from ch_image.storage.faults import faults
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.model.ref import ImageRef

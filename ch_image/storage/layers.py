@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
 
 from ch_image.errors import ImageError, StorageError
 from ch_image.storage.durable import Durability, Stamp
@@ -25,6 +24,7 @@ from ch_image.storage.record import (
     write_new,
 )
 from ch_image.storage.scratch import Scratch, make_dir, random_name, remove
+from ch_image.typed import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
 
 if TYPE_CHECKING:
     from ch_image.model.digest import DiffId

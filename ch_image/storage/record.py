@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
-from typing import TYPE_CHECKING, Any
 
 from ch_image.errors import StorageError, printable
+from ch_image.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ch_image.storage.scratch import Scratch

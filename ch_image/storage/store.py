@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
 
 from ch_image.storage.blobs import Blobs
 from ch_image.storage.cache import Cache
@@ -22,6 +21,7 @@ from ch_image.storage.layers import Layers
 from ch_image.storage.locks import DEFAULT_WAIT, locked
 from ch_image.storage.root import open_root
 from ch_image.storage.scratch import Scratch, remove
+from ch_image.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ch_image.storage.clean import Freed

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from ch_image.errors import ChError, StorageError, printable
 from ch_image.storage.indexes import Indexes
 from ch_image.storage.record import Damaged, remove_file
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.model.digest import Digest

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, BinaryIO
 
 from ch_image.errors import ChError, ImageError, printable
 from ch_image.layers.compress import compression_of, gzip_writer
@@ -29,6 +28,7 @@ from ch_image.storage.images import Image
 from ch_image.storage.store import Storage
 from ch_image.transfer.fill import fill
 from ch_image.transfer.tarfiles import TarFiles
+from ch_image.typed import Any, BinaryIO
 
 _CHUNK = 1 << 20
 

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, BinaryIO
 
 from ch_image.errors import ImageError, printable
 from ch_image.model.digest import hex_of
@@ -20,6 +19,7 @@ from ch_image.model.oci import MAX_DOCUMENT, OCI_INDEX, Descriptor, parse_json, 
 from ch_image.model.ref import ImageRef
 from ch_image.storage.blobs import Blobs
 from ch_image.transfer.pack import Packed
+from ch_image.typed import Any, BinaryIO
 
 _MARK = b'{"imageLayoutVersion":"1.0.0"}'
 _NAME = "org.opencontainers.image.ref.name"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from ch_image.errors import ImageError, printable
 from ch_image.model.digest import Digest, digest_of, parse_digest
@@ -29,6 +28,7 @@ from ch_image.storage.images import Image
 from ch_image.storage.store import Storage
 from ch_image.transfer.fill import fill
 from ch_image.transfer.resolve import resolve
+from ch_image.typed import BinaryIO
 
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 _CHUNK = 1 << 20

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
 from ch_image.errors import ImageError, UsageError
 from ch_image.model.digest import DiffId, digest_of
@@ -31,6 +30,7 @@ from ch_image.report import Detail, Reporter, silent
 from ch_image.storage.images import Image
 from ch_image.storage.layers import Chain, LayerId, LayerRecord
 from ch_image.storage.store import Storage
+from ch_image.typed import Any, NamedTuple
 
 MADE = "ch-image.made"  # never leaves storage
 OCI_TYPES = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from ch_image.errors import ChError, ImageError, RegistryError, StorageError
 from ch_image.model.oci import Descriptor, ImageConfig, Manifest, parse_config
@@ -24,6 +23,7 @@ from ch_image.storage.store import Storage
 from ch_image.transfer.download import Download
 from ch_image.transfer.fill import fill
 from ch_image.transfer.resolve import Resolved, is_unchanged, resolve
+from ch_image.typed import TypeAlias
 
 Unsquash: TypeAlias = Callable[[str], LayerId]  # from the path of a SquashFS file
 

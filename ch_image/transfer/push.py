@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
 
 from ch_image.errors import ChError, ImageError
 from ch_image.model.digest import Digest
@@ -24,6 +23,7 @@ from ch_image.storage.store import Storage
 from ch_image.transfer.crew import Crew
 from ch_image.transfer.download import Download
 from ch_image.transfer.pack import Wishes, pack, stored_manifest
+from ch_image.typed import NamedTuple
 
 MAX_UPLOADS = 4
 _TELL = 0.1  # seconds between two reports of progress

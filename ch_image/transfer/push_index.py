@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ch_image.errors import ImageError
 from ch_image.model.digest import Digest, digest_of
@@ -19,6 +18,7 @@ from ch_image.storage.indexes import Entry
 from ch_image.storage.store import Storage
 from ch_image.transfer.pack import Wishes, pack
 from ch_image.transfer.push import push
+from ch_image.typed import Any
 
 
 def push_index(

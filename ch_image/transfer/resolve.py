@@ -6,7 +6,6 @@ Every manifest and index on the way is checked by digest and kept in storage.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ch_image.errors import ImageError
 from ch_image.model.digest import Digest
@@ -23,6 +22,7 @@ from ch_image.model.platforms import Platform, host_platform
 from ch_image.registry.client import Fetched
 from ch_image.registry.registries import Place
 from ch_image.storage.blobs import Blobs
+from ch_image.typed import NamedTuple
 
 MAX_INDEXES = 20  # that one name may lead through
 MAX_NESTING = 4

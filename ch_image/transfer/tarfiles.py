@@ -11,12 +11,12 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 from ch_image.errors import ImageError, printable
 from ch_image.layers.compress import compression_of, open_reader
 from ch_image.storage.store import Storage
 from ch_image.transfer.layout import Layout
+from ch_image.typed import BinaryIO
 
 MAX_MEMBERS = 20_000
 _MAX_LINKS = 10

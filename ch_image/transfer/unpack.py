@@ -14,9 +14,9 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, overload
 
 from ch_image.errors import ChError, ImageError, StorageError, printable
+from ch_image.typed import Any, NamedTuple, overload
 
 _POLL = 0.003  # seconds between looks at a file that has not grown
 _LENGTH = struct.Struct("!Q")

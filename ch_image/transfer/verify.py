@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from ch_image.errors import ChError, StorageError, printable
 from ch_image.model.oci import MAX_DOCUMENT, Descriptor, Manifest, parse_manifest
@@ -19,6 +18,7 @@ from ch_image.storage.scratch import remove
 from ch_image.storage.verify import Finding
 from ch_image.transfer.pack import MADE
 from ch_image.transfer.unpack import Job, Unpacked, unpack
+from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ch_image.model.digest import DiffId, Digest

@@ -9,12 +9,12 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from ch_image.fs import whiteouts
 from ch_image.fs.directories import Directories
 from ch_image.storage.faults import faults
 from ch_image.storage.layers import Chain, LayerId, Layers
+from ch_image.typed import Protocol
 
 
 class Draft:

@@ -12,7 +12,6 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from ch_image.fs import whiteouts
 from ch_image.fs.copy import copy_directory_attributes, ordinary_xattr
@@ -30,6 +29,7 @@ from ch_image.storage.snapshots.difference import (
     write_difference,
 )
 from ch_image.storage.snapshots.mountapi import bind_read_only, unmount
+from ch_image.typed import NamedTuple
 
 _KEPT = 4  # trees of other stages that wait for their next step
 

@@ -11,12 +11,12 @@ import errno
 import os
 import stat
 import time
-from typing import NamedTuple, TypeAlias
 
 from ch_image.fs import whiteouts
 from ch_image.fs.copy import copy_directory_attributes, copy_node
 from ch_image.fs.directories import Directories
 from ch_image.storage.scratch import Scratch
+from ch_image.typed import NamedTuple, TypeAlias
 
 Index: TypeAlias = dict[bytes, "Seen"]  # paths without leading "/"; b"" is the root
 _LONGEST_TICK = 3.0  # seconds; file systems with whole seconds, and some to spare
