@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST = 50  # faults of one document that are shown
 _WINDOW = 160  # characters of a Dockerfile line that are shown around its fault
 _HINTS = {
-    errno.ENOSPC: "free some space, or choose another storage directory with -s",
+    errno.ENOSPC: "free some space, or choose another directory, for storage with -s",
     errno.EDQUOT: "your quota is used up: remove files, or choose another directory with -s",
     errno.EROFS: "the file system is read-only: choose another directory, for storage with -s",
     errno.EACCES: "you have no permission for this path",

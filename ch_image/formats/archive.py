@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from ch_image.errors import ImageError, UsageError, printable
-from ch_image.formats.base import Content, Place, temporary_name
+from ch_image.formats.base import Content, Place, naming, temporary_name
 from ch_image.formats.outfit import recall
 from ch_image.layers.compress import Readable, Writable, gzip_writer, open_reader, zstd_writer
 from ch_image.layers.create import write_tree
@@ -98,6 +98,12 @@ class Archive:
         finally:
             remove(staged)  # nothing is left there once a layer was made of it
 
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError, UsageError for an ending that asks for what we cannot write."""
+        compression_for(name)
+        if name != "-":
+            admit_file(name, place.clobber)
+
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write the archive at the path ``name``. Raises ImageError, OSError."""
         with output(name, place.clobber) as raw, ExitStack() as stack:
@@ -136,6 +142,24 @@ def _refuse_directory(file: BinaryIO | object, name: str) -> None:
         )
 
 
+def admit_file(name: str, clobber: bool) -> bool:
+    """Whether ``name`` is a pipe or device, to be written to as it is.
+
+    Raises ImageError when no file can be given that name.
+    """
+    path = os.path.realpath(name)
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        temporary_name(path)
+        return False
+    if stat.S_ISDIR(state.st_mode):
+        raise ImageError(f"cannot replace a directory by an archive: {printable(name)}")
+    if stat.S_ISREG(state.st_mode) and not clobber:
+        raise _exists(name)
+    return not stat.S_ISREG(state.st_mode)
+
+
 @contextmanager
 def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
     """A file that gets its name when the block has ended well; pipes and devices at once.
@@ -147,19 +171,13 @@ def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
             yield stream
         return
     path = os.path.realpath(name)
-    with suppress(FileNotFoundError):
-        state = os.stat(path)
-        if stat.S_ISDIR(state.st_mode):
-            raise ImageError(f"cannot replace a directory by an archive: {printable(name)}")
-        if not stat.S_ISREG(state.st_mode):
-            with open(path, "wb", buffering=1 << 20) as direct:
-                yield direct
-            return
-        if not clobber:
-            raise _exists(name)
+    if admit_file(name, clobber):
+        with naming(name), open(path, "wb", buffering=1 << 20) as direct:
+            yield direct
+        return
     temporary = temporary_name(path)
     try:
-        with open(temporary, "xb", buffering=1 << 20) as file:
+        with naming(name), open(temporary, "xb", buffering=1 << 20) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -7,10 +7,11 @@ final name whole, or not at all. ``exchange`` leads from each to each.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from ch_image.errors import ImageError, UsageError, printable
 from ch_image.model.oci import ImageConfig
@@ -64,6 +65,9 @@ class Trees(Protocol):
     def open(self, name: str, place: Place) -> AbstractContextManager[Content]:
         """The content of the image ``name``, good in the block. Raises ChError, OSError."""
 
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError when no image can be called ``name``; asked before any work."""
+
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write ``content`` as ``name``; it appears when complete. Raises ChError, OSError."""
 
@@ -76,6 +80,9 @@ class Layered(Protocol):
 
         Raises ChError, OSError.
         """
+
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError when no image can be called ``name``; asked before any work."""
 
     def give(self, image: Image, name: str, place: Place) -> None:
         """Write ``image`` as ``name``; it appears when complete. Raises ChError, OSError."""
@@ -140,12 +147,25 @@ def _made(module: str, attribute: str) -> Any:
     return getattr(import_module(f"ch_image.formats.{module}"), attribute)()
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Name the target ``path`` in errors of writing to it, which have no name of their own."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = path
+        raise
+
+
 def temporary_name(path: str) -> str:
     """A free name beside the absolute ``path``, for what is to be renamed to it.
 
-    Raises ImageError when the directory is not there.
+    Raises ImageError when the directory is not there, or is closed to us.
     """
     parent, _, name = path.rpartition("/")
     if not os.path.isdir(parent or "/"):
         raise ImageError(f"no such directory: {printable(parent)}")
+    if not os.access(parent or "/", os.W_OK | os.X_OK):
+        raise ImageError(f"you cannot write to the directory {printable(parent or '/')}")
     return f"{parent}/.{name[:100]}.{os.urandom(6).hex()}.part"

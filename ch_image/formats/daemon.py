@@ -27,14 +27,18 @@ class Daemon:
             self._run(place, "save", "-o", path, name)
             return DockerArchive().bring(path, place)._replace(ref=ref)
 
-    def give(self, image: Image, name: str, place: Place) -> None:
-        """Write an archive and let the program load it."""
-        ref = place.ref(name)
+    def admit(self, name: str, place: Place) -> None:
+        """Ask the program, where nothing may be replaced."""
+        place.ref(name)
         if not place.clobber and self._has(place, name):
             raise ImageError(
                 f"{self.program} has an image {printable(name)} already",
                 hint="leave out --no-clobber",
             )
+
+    def give(self, image: Image, name: str, place: Place) -> None:
+        """Write an archive and let the program load it."""
+        ref = place.ref(name)
         with place.storage.scratch() as scratch:
             path = f"{scratch}/load.tar"
             write_archive(image, path, [ref], place, docker=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ch_image.errors import ImageError, UsageError, printable
-from ch_image.formats.base import Content, Place, temporary_name
+from ch_image.formats.base import Content, Place, naming, temporary_name
 from ch_image.formats.outfit import METADATA, recall
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_tree, ordinary_xattr, set_mode
@@ -41,22 +41,34 @@ class Directory:
             raise ImageError(f"the directory is empty: {printable(name)}")
         yield Content(recall(path), path, {})
 
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError when something else than an image is there."""
+        path = os.path.realpath(name)
+        if os.path.commonpath([path, place.storage.path]) in (path, place.storage.path):
+            raise UsageError(f"the directory would lie in storage: {printable(name)}")
+        check_replaceable(path, place.clobber)
+        if not os.path.isdir(path):
+            temporary_name(path)
+
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write the tree as the directory ``name``; an image that is there is replaced.
 
         Raises ImageError when something else is there, OSError.
         """
+        self.admit(name, place)
         path = os.path.realpath(name)
-        if os.path.commonpath([path, place.storage.path]) in (path, place.storage.path):
-            raise UsageError(f"the directory would lie in storage: {printable(name)}")
-        check_replaceable(path, place.clobber)
-        temporary = temporary_name(path)
+        fill = _must_be_filled(path)
+        temporary = f"{path}/.{os.urandom(6).hex()}.part" if fill else temporary_name(path)
         try:
-            _copy(content.tree, temporary, place.xattrs)
+            with naming(path):
+                _copy(content.tree, temporary, place.xattrs)
             devices = make_plain(temporary, exact=place.exact)
             if devices:
                 place.report(Detail(f"{devices} device files were left out"))
-            _put_in_place(temporary, path)
+            if fill:
+                _fill(temporary, path)
+            else:
+                _put_in_place(temporary, path)
         finally:
             remove_tree(temporary)
 
@@ -70,14 +82,42 @@ def check_replaceable(path: str, clobber: bool) -> None:
         return
     except NotADirectoryError:
         raise ImageError(f"there is something that is no directory: {shown}") from None
+    if not names:
+        return
     if not clobber:
         raise ImageError(f"it exists already: {shown}", hint="leave out --no-clobber")
     ours = os.path.lexists(f"{path}/{METADATA}")
-    if names and not ours and not all(map(names.__contains__, _LOOKS_LIKE_AN_IMAGE)):
+    if not ours and not all(map(names.__contains__, _LOOKS_LIKE_AN_IMAGE)):
         raise ImageError(
             f"the directory exists and does not look like an image: {shown}",
             hint="remove it first, or choose another name",
         )
+    for mounted in _mounts():  # what is mounted there is no part of the image
+        if mounted == path:
+            raise ImageError(f"a mount point, and not empty: {shown}", hint="empty it first")
+        if mounted.startswith(f"{path}/"):
+            raise ImageError(
+                f"something is mounted in what would be replaced: {printable(mounted)}",
+                hint="unmount it first, or choose another name",
+            )
+
+
+def _mounts() -> list[str]:
+    """Where something is mounted, as proc(5) lists it."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        places = [line.split(b" ")[4] for line in file]
+    return [os.fsdecode(place.decode("unicode_escape").encode("latin-1")) for place in places]
+
+
+def _must_be_filled(path: str) -> bool:
+    """Whether an empty directory must stay, for nothing else can be given its name.
+
+    So it is with a mount point, and with what a batch system makes for a job in a directory of its
+    own.
+    """
+    if not os.path.isdir(path) or os.listdir(path):
+        return False
+    return path in _mounts() or not os.access(os.path.dirname(path), os.W_OK)
 
 
 def _copy(tree: str, target: str, xattrs: bool) -> None:
@@ -173,3 +213,14 @@ def _put_in_place(temporary: str, path: str) -> None:
             os.rename(old, path)
         raise
     remove_tree(old)
+
+
+def _fill(temporary: str, path: str) -> None:
+    """Move what is in the new tree into the empty directory around it, whose owner it keeps."""
+    state = os.stat(temporary)
+    for name in os.listdir(temporary):
+        os.rename(f"{temporary}/{name}", f"{path}/{name}")
+    os.rmdir(temporary)
+    with suppress(PermissionError):  # it need not be ours
+        os.chmod(path, stat.S_IMODE(state.st_mode))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))

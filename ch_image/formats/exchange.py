@@ -28,8 +28,10 @@ def convert(source: tuple[str, str], target: tuple[str, str], place: Place) -> N
     check(source[0])
     check(kind)
     if kind in LAYERED:
+        layered(kind).admit(name, place)
         layered(kind).give(bring(*source, place), name, place)
         return
+    trees(kind).admit(name, place)
     with opened(*source, place) as content:
         trees(kind).write(content, name, place)
 

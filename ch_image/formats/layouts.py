@@ -11,9 +11,10 @@ import json
 import os
 
 from ch_image.errors import ChError, ImageError, printable
-from ch_image.formats.archive import output
-from ch_image.formats.base import Place
+from ch_image.formats.archive import admit_file, output
+from ch_image.formats.base import Place, naming, temporary_name
 from ch_image.formats.exchange import name_after
+from ch_image.fs.remove import remove_tree
 from ch_image.model.oci import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
@@ -41,13 +42,29 @@ class Oci:
         path, tag = split(name)
         return _loaded(Layout(path), path, tag, place)
 
-    def give(self, image: Image, name: str, place: Place) -> None:
-        """Put the image into the layout, which may hold others."""
-        path, tag = _split_new(name)
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError."""
+        path, _ = _split_new(name)
         if not place.clobber and os.path.lexists(f"{path}/index.json"):
             raise ImageError(f"it exists already: {printable(path)}", hint="leave out --no-clobber")
-        packed = _packed(image, place)
-        lay_out.write_directory(packed, _names(image, path, tag, place), place.storage.blobs, path)
+        if not os.path.lexists(path):
+            temporary_name(path)
+
+    def give(self, image: Image, name: str, place: Place) -> None:
+        """Put the image into the layout, which may hold others; a new one appears when whole."""
+        path, tag = _split_new(name)
+        self.admit(name, place)
+        packed, names = _packed(image, place), _names(image, path, tag, place)
+        if os.path.lexists(path):
+            lay_out.write_directory(packed, names, place.storage.blobs, path)
+            return
+        temporary = temporary_name(path)
+        try:
+            with naming(path):
+                lay_out.write_directory(packed, names, place.storage.blobs, temporary)
+            os.rename(temporary, path)
+        finally:
+            remove_tree(temporary)
 
 
 class OciArchive:
@@ -58,6 +75,10 @@ class OciArchive:
         path, tag = split(name)
         with tarfiles.opened(path, place.storage) as files:
             return _loaded(tarfiles.LayoutArchive(files), path, tag, place)
+
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError."""
+        _admit_archive(name, place)
 
     def give(self, image: Image, name: str, place: Place) -> None:
         """Write an archive of one image."""
@@ -74,6 +95,10 @@ class DockerArchive:
         with tarfiles.opened(path, place.storage) as files:
             return docker_archive.load(files, tag, place.storage, place.report)
 
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError."""
+        _admit_archive(name, place)
+
     def give(self, image: Image, name: str, place: Place) -> None:
         """Write an archive of one image."""
         path, tag = _split_new(name)
@@ -89,6 +114,12 @@ def split(name: str) -> tuple[str, str]:
 def _split_new(name: str) -> tuple[str, str]:
     path, _, tag = name.partition(":")
     return path if path == "-" else os.path.realpath(path), tag
+
+
+def _admit_archive(name: str, place: Place) -> None:
+    path, _ = _split_new(name)
+    if path != "-":
+        admit_file(path, place.clobber)
 
 
 def _loaded(layout: Layout, path: str, tag: str, place: Place) -> Image:

@@ -7,6 +7,7 @@ name mode, owner and device numbers of each node.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ch_image.errors import ImageError, printable
-from ch_image.formats.archive import output
+from ch_image.formats.archive import admit_file, output
 from ch_image.formats.base import Content, Place
 from ch_image.formats.outfit import recall
 from ch_image.fs import owners
@@ -27,6 +28,7 @@ from ch_image.typed import NamedTuple
 
 _SAID = 1000  # characters of what a program says about a failure
 _MAX_HEAD = 1 << 30  # bytes of definitions
+_HEAD = 96  # bytes of a superblock
 _END = b"#\n# START OF DATA"
 # Changing owners is answered "done" there: who they are is read from the definitions.
 _BOOT = (
@@ -60,8 +62,7 @@ class Squash:
         """Unpack the file at the path ``name`` into scratch. Raises ImageError, OSError."""
         staged = place.storage.layers.stage()
         try:
-            with open(name, "rb"):
-                pass  # an unreadable file is told in the system's words
+            check_whole(name)  # an unreadable file is told in the system's words
             nodes = definitions(name)
             _unpack(name, f"{staged}/t", [n for n in nodes if n.kind in _DEVICES], place.xattrs)
             rest = _record(f"{staged}/t", nodes)
@@ -69,9 +70,13 @@ class Squash:
         finally:
             remove(staged)  # nothing is left there once a layer was made of it
 
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError."""
+        admit_file(name, place.clobber)
+
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write the file at the path ``name``. Raises ImageError, OSError."""
-        with output(os.path.realpath(name), place.clobber) as out:
+        with output(name, place.clobber) as out:
             words = ["mksquashfs", "-", out.name, "-tar", "-noappend", "-no-progress", "-quiet"]
             words += _root(content.tree, place.wishes.epoch)
             if not place.xattrs:
@@ -92,7 +97,28 @@ class Squash:
             finally:
                 said = _end(program)
             if program.returncode:
+                if os.strerror(errno.ENOSPC) in said:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 raise ImageError(f"mksquashfs failed: {said}", hint="squashfs-tools 4.5 is needed")
+
+
+def check_whole(name: str, fd: int = -1) -> None:
+    """Raises ImageError for what is no SquashFS file or ends before its time, OSError.
+
+    ``fd`` is the file ``name`` where it is open, and is closed.
+    """
+    with open(name if fd < 0 else fd, "rb") as file:
+        file.seek(0)
+        head = file.read(_HEAD)
+        there = os.fstat(file.fileno()).st_size
+    if len(head) < _HEAD or head[:4] != b"hsqs":
+        raise ImageError(f"not a SquashFS file: {printable(name)}")
+    wanted = int.from_bytes(head[40:48], "little")  # bytes_used of the superblock
+    if there < wanted:
+        raise ImageError(
+            f"the SquashFS file is cut short, at {there} of {wanted} bytes: {printable(name)}",
+            hint="copy or make it again",
+        )
 
 
 def _root(tree: str, epoch: int | None) -> list[str]:
@@ -145,8 +171,8 @@ def definitions(name: str) -> list[Node]:
     said = _end(program)
     if end < 0:
         raise ImageError(
-            f"not a SquashFS file, or a damaged one: {printable(name)}: {said}",
-            hint="squashfs-tools 4.5 or newer is needed",
+            f"unsquashfs cannot read {printable(name)}: {said}",
+            hint="it is damaged, or squashfs-tools is older than 4.5",
         )
     return [node for node in map(_node, _LINE.finditer(head, 0, end)) if node is not None]
 

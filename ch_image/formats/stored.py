@@ -16,11 +16,15 @@ class Stored:
         """Raises NotFound."""
         return place.storage.images.get(place.ref(name))
 
-    def give(self, image: Image, name: str, place: Place) -> None:
-        """List the image, replacing one of that name. Raises ImageError."""
-        ref, images = place.ref(name), place.storage.images
+    def admit(self, name: str, place: Place) -> None:
+        """Raises ImageError for a name that is taken, or none."""
+        ref = place.ref(name)
         if ref.digest:
             raise ImageError(f"an image cannot be given a digest as its name: {ref}")
-        if not place.clobber and images.find(ref) is not None:
+        if not place.clobber and place.storage.images.find(ref) is not None:
             raise ImageError(f"there is an image {ref} already", hint="leave out --no-clobber")
-        images.put(image._replace(ref=ref, created=time.time()))
+
+    def give(self, image: Image, name: str, place: Place) -> None:
+        """List the image, replacing one of that name. Raises ImageError."""
+        self.admit(name, place)
+        place.storage.images.put(image._replace(ref=place.ref(name), created=time.time()))

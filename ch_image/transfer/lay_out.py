@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from ch_image.errors import ImageError, printable
 from ch_image.model.digest import hex_of
@@ -39,9 +39,11 @@ def write_directory(packed: Packed, names: Sequence[ImageRef], blobs: Blobs, pat
                 f"not an OCI layout, and not empty: {printable(path)}",
                 hint="remove it first, or choose another directory",
             )
-        with open(f"{path}/index.json", "rb") as file:
+        with suppress(FileNotFoundError), open(f"{path}/index.json", "rb") as file:
             index = list(parse_json(file.read(MAX_DOCUMENT + 1), "index.json").get("manifests", ()))
     os.makedirs(f"{path}/blobs/sha256", exist_ok=True)
+    with _whole(f"{path}/oci-layout") as out:  # first: who is interrupted may do it again
+        out.write(_MARK)
     for blob in _blobs(packed):
         target = f"{path}/blobs/sha256/{hex_of(blob.digest)}"
         if not os.path.exists(target):
@@ -56,8 +58,6 @@ def write_directory(packed: Packed, names: Sequence[ImageRef], blobs: Blobs, pat
             entries.append(entry)
     with _whole(f"{path}/index.json") as out:
         out.write(_index(entries))
-    with _whole(f"{path}/oci-layout") as out:
-        out.write(_MARK)
 
 
 def write_archive(
