@@ -81,7 +81,10 @@ def values(names: str, metavar: str, about: str) -> Option:
 def maybe(
     names: str, metavar: str, const: str, about: str, *, choices: tuple[str, ...] = ()
 ) -> Option:
-    """An option whose value may be left out (then it is ``const``) and else follows ``=``."""
+    """An option whose value may be left out (then it is ``const``) and else follows ``=``.
+
+    A number may also follow the short name at once (``-W2g``), for no flag is a digit.
+    """
     return Option(_MAYBE, names, about, metavar=metavar, const=const, choices=choices)
 
 
@@ -226,8 +229,8 @@ def _bundle(word: str, by_name: dict[str, Option], parsed: Parsed, rest: list[st
             text = word[at:].removeprefix("=") if at < len(word) else _next(name, option, rest)
             parsed.take(option, name, option.check(name, text))
             return
-        if option.kind == _MAYBE and word[at : at + 1] == "=":
-            parsed.take(option, name, option.check(name, word[at + 1 :]))
+        if option.kind == _MAYBE and word[at : at + 1] in tuple("=0123456789"):
+            parsed.take(option, name, option.check(name, word[at:].removeprefix("=")))
             return
         parsed.take(option, name, option.const)
 
@@ -290,15 +293,13 @@ class Command:
         """Raises UsageError when there are too few or too many."""
         specs = self.operands.split()
         needed = [spec.removesuffix("...") for spec in specs if not spec.startswith("[")]
+        program = "" if self.name.startswith("ch-") else "ch-image "
+        usage = f"usage: {program}{self.name} {self.operands}".rstrip()
         if len(words) < len(needed):
-            raise UsageError(
-                f"{self.name} needs {needed[len(words)]}",
-                hint=f"usage: {self.name} {self.operands}",
-            )
+            raise UsageError(f"{self.name} needs {needed[len(words)]}", hint=usage)
         if len(words) > len(specs) and "..." not in self.operands:
             raise UsageError(
-                f"{self.name} cannot use '{printable(words[len(specs)], 100)}'",
-                hint=f"usage: {self.name} {self.operands}".rstrip(),
+                f"{self.name} cannot use '{printable(words[len(specs)], 100)}'", hint=usage
             )
 
 

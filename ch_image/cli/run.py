@@ -100,6 +100,8 @@ def ch_run(argv: list[str], env: dict[str, str], frame: Frame) -> int:
     """Carry out a command line. Raises what goes wrong; returns only without a command."""
     parsed, command = split(argv)
     frame.debug = parsed.has("debug")
+    if frame.debug:
+        import traceback  # noqa: F401  # in the container it could not be found any more
     program = options.Command("ch-run", "IMAGE -- CMD [ARG...]", ABOUT, OPTIONS, lambda _: 0)
     if parsed.has("help"):
         print(options.help_text("ch-run", program))

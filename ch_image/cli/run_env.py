@@ -18,7 +18,7 @@ RUNNING = "Weird Al Yankovic"  # what CH_RUNNING has always been set to
 
 def adjusted(host: Mapping[str, str], home: str) -> dict[str, str]:
     """The host's environment as it starts out inside; ``home`` is the home directory there."""
-    env = dict(host)
+    env = {name: value for name, value in host.items() if name}  # "=..." has none, execve wants one
     env["HOME"] = home
     path = env.get("PATH")
     if path is not None and "/bin" not in path.split(":"):

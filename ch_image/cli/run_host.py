@@ -119,7 +119,10 @@ def settled(root: str, operations: list[Bind | File | Tmpfs]) -> list[Operation]
             target = printable(operation.target, 300)
             raise ChError(f"can't bind: destination {target}: {error.strerror}") from None
         operation.target = os.readlink(fd_path(fd))[prefix:] or "/"
+        fits = os.path.isdir(fd_path(fd)) == is_directory
         os.close(fd)
+        if not fits:
+            raise _misfit(operation.target, source, is_directory)
         if operation.target == "/":
             raise ChError("can't bind: the destination leads to the image's root")
         _refuse_foreign(operation.target, mounted)
@@ -128,6 +131,12 @@ def settled(root: str, operations: list[Bind | File | Tmpfs]) -> list[Operation]
         out.append(operation)
     os.close(bare.fd)
     return out
+
+
+def _misfit(target: str, source: str, is_directory: bool) -> ChError:
+    here, there = ("a directory", "not") if is_directory else ("a file", "a directory")
+    what = f"{printable(source, 300)} is {here}" if source else f"{here} is to be mounted"
+    return ChError(f"can't bind: {what}, {printable(target, 300)} in the image is {there}")
 
 
 def _refuse_foreign(target: str, mounted: list[tuple[str, str]]) -> None:

@@ -182,12 +182,15 @@ def find(name: str, parsed: Parsed, env: Mapping[str, str], log: Log) -> Guest:
     path = name if os.path.lexists(name) else name.partition(":")[0]
     if path and os.path.exists(path):
         return _layered(name, path, parsed, env)
-    raise _not_found(name)
+    raise _not_found(name, parsed, env)
 
 
-def _not_found(name: str) -> NotFound:
+def _not_found(name: str, parsed: Parsed, env: Mapping[str, str]) -> NotFound:
     """Why there is no such image, as far as can be told."""
     shown = printable(name, 300)
+    meant = _meant(name, parsed)
+    if meant:
+        return NotFound(f"can't find image: {shown}", hint=meant)
     if "/" in name:
         try:
             os.stat(name)
@@ -203,10 +206,38 @@ def _not_found(name: str) -> NotFound:
         )
     if name.startswith(("/", ".")):
         return NotFound(f"can't find image: {shown}: there is no such file or directory")
-    return NotFound(
-        f"can't find image: {shown}",
-        hint=f"ch-image list shows those in storage; ch-image pull {shown} fetches it",
-    )
+    path = storage_path(parsed, env)
+    if parsed.has("storage") and not os.path.isdir(path):
+        hint = f"there is no storage directory {printable(path, 200)}"
+    else:
+        near = _near(name, path, env) or "ch-image list shows those in storage"
+        hint = f"{near}; ch-image pull {shown} fetches it"
+    return NotFound(f"can't find image: {shown}", hint=hint)
+
+
+def _meant(name: str, parsed: Parsed) -> str:
+    """A hint where ``name`` was to be the value of the option before it."""
+    shown = printable(name, 100)
+    if ("write-fake", "12%") in parsed.given and _is_size(name):
+        return f"a size follows at once: --write-fake={shown}"
+    for option in ("set-env", "set-env0"):
+        if (option, "") in parsed.given and ("=" in name or os.path.isfile(name)):
+            return f"its value follows at once: --{option}={shown}"
+    return ""
+
+
+def _near(name: str, path: str, env: Mapping[str, str]) -> str:
+    """What the storage has that is called alike, as a hint."""
+    from ch_image.cli.session import default_registry
+    from ch_image.model.ref import parse_ref
+    from ch_image.storage.store import open_storage
+
+    try:
+        if os.path.exists(f"{path}/version"):
+            open_storage(path).images.get(parse_ref(name, default_registry(env)))
+    except ChError as error:
+        return error.hint if error.hint.startswith("there is ") else ""
+    return ""
 
 
 def _layered(name: str, path: str, parsed: Parsed, env: Mapping[str, str]) -> Guest:
@@ -217,7 +248,8 @@ def _layered(name: str, path: str, parsed: Parsed, env: Mapping[str, str]) -> Gu
     if kind not in ("oci", "oci-archive", "docker-archive"):
         raise ChError(
             f"{printable(name, 300)} is no image that is known",
-            hint="ch-image import it, or unpack it to a directory, and run that",
+            hint=_meant(name, parsed)
+            or "ch-image import it, or unpack it to a directory, and run that",
         )
     from ch_image.cli.run_layout import layout_guest
 
@@ -228,12 +260,16 @@ def _layered(name: str, path: str, parsed: Parsed, env: Mapping[str, str]) -> Gu
 def _check_write_fake(parsed: Parsed) -> None:
     """Refuse a SIZE that tmpfs(5) would not understand. Raises ChError."""
     size = parsed.text("write-fake", "12%")
-    number = size[:-1] if size[-1:] in "%kKmMgGtTpPeE" else size
-    if not (number.isascii() and number.isdigit()):
+    if not _is_size(size):
         raise ChError(
             f"--write-fake: no size: '{printable(size, 60)}'",
             hint="write a number of bytes, or with k, m, g, or % of the memory: --write-fake=2g",
         )
+
+
+def _is_size(text: str) -> bool:
+    number = text[:-1] if text[-1:] in "%kKmMgGtTpPeE" else text
+    return number.isascii() and number.isdigit()
 
 
 def _in_storage(name: str, path: str, env: Mapping[str, str]) -> StoredGuest | None:

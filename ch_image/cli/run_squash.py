@@ -15,6 +15,7 @@ from ch_image.errors import ChError, SandboxError, printable
 from ch_image.sandbox import syscalls as kernel
 
 _PROGRAMS = ("squashfuse_ll", "squashfuse")
+_FUSE = os.makedev(10, 229)  # the kernel's own number of /dev/fuse
 _PLACES = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
@@ -79,10 +80,20 @@ class SquashGuest(Guest):
             try:
                 os.listdir(self.place)  # waits for the server, fails when it could not begin
             except OSError as error:
+                self._refuse_damaged(archive)
                 raise _no_fuse(self.path, f"squashfuse: {error.strerror}") from None
         finally:
             for fd in (archive, ready, apart):
                 os.close(fd)
+
+    def _refuse_damaged(self, archive: int) -> None:
+        """Blame the file where it is to blame; what squashfuse says of it, nobody hears.
+
+        The dead mount may be over its directory, so it is read by its descriptor.
+        """
+        from ch_image.formats.squash import check_whole
+
+        check_whole(self.path, os.dup(archive))
 
     def _become_server(self, archive: int, fuse: int, ready: int, teller: int) -> None:
         os.setsid()
@@ -121,7 +132,11 @@ def program(search: str) -> str:
 
 def usable(search: str) -> bool:
     """Whether SquashFS images can be run here."""
-    return bool(program(search)) and os.access("/dev/fuse", os.R_OK | os.W_OK)
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        return os.stat("/dev/fuse").st_rdev == _FUSE and bool(program(search))
+    except OSError:
+        return False
 
 
 def _no_fuse(path: str, why: str) -> SandboxError:

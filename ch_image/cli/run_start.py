@@ -230,6 +230,8 @@ def _become(plan: Plan, emulation: bytes, host: Mapping[str, str]) -> NoReturn:
         kernel.seccomp_filter(emulation)
     _close_all_but(_pmi(host))
     program = plan.argv[0]
+    if not program:
+        raise _missing("", FileNotFoundError(2, os.strerror(2)))
     for path in _candidates(program, plan.env.get("PATH", _SEARCH)):
         try:
             os.execve(path, plan.argv, plan.env)
@@ -269,7 +271,9 @@ def _candidates(program: str, path: str) -> list[str]:
 def _missing(program: str, error: OSError) -> CommandMissing:
     """In the container: nothing can be imported any more."""
     hint = ""
-    if error.errno == 2 and " " in program:
+    if not program:
+        program, hint = "''", "the command is an empty word: is a variable of yours unset?"
+    elif error.errno == 2 and " " in program:
         hint = f"a command line is for a shell: -- sh -c '{printable(program, 100)}'"
     elif error.errno == 2 and "/" in program and os.path.exists(program):
         hint = "it is there; its interpreter (its first line) or its loader is not in the image"

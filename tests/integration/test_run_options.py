@@ -89,6 +89,7 @@ GOOD: dict[str, list[Case]] = {
     "write": [Case("-w", "echo x > /kept; cat /kept; rm /kept", "x\n")],
     "write-fake": [
         Case("-W", "echo x > /new; cat /new", "x\n"),
+        Case("-W5m", "df -k / | awk 'END { print $2 }'", "5120\n"),
         Case("--write-fake=5%", "echo x > /new; cat /new", "x\n"),
         Case("--write-fake=64k", "head -c 1000000 /dev/zero > /x || echo full", "full\n"),
     ],
@@ -111,7 +112,8 @@ BAD: dict[str, list[tuple[str, int, str]]] = {
         ("-b {t}:/root-link", 31, "the image's root"),
         ("-b /nosuch", 31, "source not found: /nosuch"),
         ("-b {t}:/etc/group/x", 31, "Not a directory"),
-        ("-b {t}:/etc/group", 31, "/etc/group"),
+        ("-b {t}:/etc/group", 31, "/etc/group in the image is not"),
+        ("-b {t}/list:/etc", 31, "/etc in the image is a directory"),
         ("-b {t}:/proc/new", 31, "destination not found: /proc/new"),
     ],
     "cd": [("-c", 64, "needs a value"), ("--cd=/nosuch", 31, "can't cd to /nosuch"),

@@ -45,13 +45,21 @@ def servers(path: Path) -> set[str]:
 
 
 def test_without_fuse_two_ways_out_are_named(ch_image: world.Tool, squash: Path) -> None:
-    if ch_image.run("ch-run", "--feature", "squash").code == 0:
-        pytest.skip("there is FUSE")
-    done = ch_image.run("ch-run", squash, "--", "true")
-    assert done.code == 31
-    assert "ch-image import" in done.err
-    assert "ch-convert" in done.err
-    assert "Traceback" not in done.err
+    """Taken away here: a /dev/fuse that is another device, and no program to serve it."""
+    hidden = ["/dev/fuse"], ["/usr/bin/squashfuse", "/usr/bin/squashfuse_ll"]
+    for paths in hidden:
+        script = "".join(
+            f"if [ -e {path} ]; then mount --bind /dev/null {path}; fi; " for path in paths
+        )
+        for words, code in ((("--feature", "squash"), 87), ((squash, "--", "true"), 31)):
+            argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+                    script + 'exec "$@"', "sh", *ch_image.argv("ch-run", *words)]  # fmt: skip
+            ended = subprocess.run(argv, env=ch_image.environment(), capture_output=True, text=True)
+            done = world.Done(ended.returncode, ended.stdout, ended.stderr)
+            assert done.code == code, done
+            if code == 31:
+                assert f"can't mount a SquashFS image: {squash}: " in done.fault()
+                assert "ch-image import it and run it by name, or ch-convert it to" in done.err
 
 
 def test_an_image_runs_from_its_file_and_nothing_stays(
@@ -96,6 +104,9 @@ def test_what_cannot_be_meant_is_told(
     ):
         done = ch_image.run("ch-run", *words, "--", "true")
         assert (done.code, message in done.err) == (31, True)
+    cut = tmp_path / "cut.sqfs"
+    cut.write_bytes(squash.read_bytes()[:5000])
+    assert "cut short, at 5000 of" in ch_image.run("ch-run", cut, "--", "true").fault()
     broken = tmp_path / "broken.sqfs"
     broken.write_bytes(squash.read_bytes()[:64] + b"\xff" * 4000)
     done = ch_image.run("ch-run", broken, "--", "true")

@@ -40,6 +40,7 @@ GOOD: dict[str, tuple[list[str], dict[str, object], list[str]]] = {
     "an optional value left out": (["--force", "x"], {"force": "fakeroot"}, ["x"]),
     "an optional value": (["--force=seccomp", "x"], {"force": "seccomp"}, ["x"]),
     "a short optional value": (["-W=3m", "x"], {"write-fake": "3m"}, ["x"]),
+    "a number right after it": (["-W3m", "x"], {"write-fake": "3m"}, ["x"]),
     "a short optional value left out": (["-lW", "x"], {"write-fake": "12%", "long": ""}, ["x"]),
     "options between operands": (["a", "-l", "b"], {"long": ""}, ["a", "b"]),
     "options ended": (["-l", "--", "-u", "--"], {"long": ""}, ["-u", "--"]),

@@ -49,6 +49,9 @@ USAGE = {
     "an image that may not be seen": (["{closed}/image", "--", "true"], 31, "Permission denied"),
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
+    "an empty command": (["{image}", "--", ""], 49, "can't execve(2): ''"),
+    "a directory on a file": (["-b", "/etc:/etc/group", "{image}", "id"], 31, "image is not"),
+    "a file on a directory": (["-b", "/etc/passwd:/usr", "{image}", "true"], 31, "is a directory"),
     "a bad size": (["-W=much", "{image}", "--", "true"], 31, "--write-fake: no size"),
 }
 
@@ -71,6 +74,11 @@ HINTS = {
     "no first line": (["-b", "{tmp}:/t", "{image}", "--", "/t/bare"], "#!/bin/sh"),
     "a name that can be pulled": (["alpine", "--", "true"], "ch-image pull alpine"),
     "a name of Apptainer's": (["docker://alpine", "--", "true"], "ch-image pull alpine"),
+    "a word for an option": (["--set-env", "A=b", "{image}", "--", "true"], "--set-env=A=b"),
+    "a file for an option": (["--set-env", "{tmp}/bare", "{image}", "id"], "={tmp}/bare"),
+    "a size for an option": (["-W", "5m", "{image}", "--", "true"], "--write-fake=5m"),
+    "an empty command": (["{image}", "--", ""], "is a variable of yours unset?"),
+    "no such storage": (["-s", "/nosuch", "alpine", "--", "true"], "no storage directory /nosuch"),
     "docker's -e": (["-e", "A=b", "{image}", "--", "true"], "--set-env=NAME=VALUE"),
     "docker's --volume": (["--volume", "/x", "{image}", "--", "true"], "--bind"),
     "docker's --rm": (["--rm", "{image}", "--", "true"], "leave it out"),
@@ -87,7 +95,32 @@ def test_what_others_would_write_is_answered_with_what_to_write(
         (tmp_path / name).chmod(0o755)
     done = run(ch_image, *(word.format(image=image, tmp=tmp_path) for word in words))
     done.fault()
-    assert hint in done.err.partition("hint: ")[2], done
+    assert hint.format(tmp=tmp_path) in done.err.partition("hint: ")[2], done
+
+
+def test_a_name_that_is_almost_there_is_shown(
+    ch_image: world.Tool, base_layout: world.BaseImage
+) -> None:
+    ch_image("import", base_layout.layout, "almost:2").ok()
+    done = run(ch_image, "almost", "--", "true")
+    assert done.fault() == "can't find image: almost"
+    assert "hint: there is almost:2; ch-image pull almost fetches it" in done.err
+
+
+def test_faults_inside_can_be_debugged(ch_image: world.Tool, image: str) -> None:
+    """Nothing can be imported there, not even what shows a traceback."""
+    done = run(ch_image, "--debug", "-c", "/nosuch", image, "--", "true")
+    assert (done.code, done.err.splitlines()[-1]) == (
+        31, "error: can't cd to /nosuch: No such file or directory",
+    )  # fmt: skip
+
+
+def test_a_variable_without_a_name_is_left_out(ch_image: world.Tool, image: str) -> None:
+    argv = ch_image.argv("ch-run", image, "--", "env")
+    words = ["env", "=nameless", "NAMED=1", *argv]
+    done = subprocess.run(words, env=ch_image.environment(), capture_output=True, text=True)
+    assert "NAMED=1\n" in done.stdout, done.stderr
+    assert "nameless" not in done.stdout
 
 
 @pytest.mark.parametrize(("feature", "code"), [("extglob", 0), ("seccomp", 0), ("overlayfs", 0)])
@@ -222,7 +255,7 @@ def test_what_stands_in_the_way_of_a_mount_is_named(
     (image / "proc").rmdir()
     (image / "proc").touch()
     done = run(ch_image, image, "--", "true")
-    assert (done.code, "/proc: Not a directory" in done.fault()) == (31, True), done
+    assert (done.code, "/proc in the image is not" in done.fault()) == (31, True), done
 
 
 def test_nothing_of_the_host_leaks_in(ch_image: world.Tool, image: str) -> None:
