@@ -13,6 +13,7 @@ from ch_image.errors import UsageError, printable
 
 _BUILDERS = ("ch-image", "docker", "podman")
 _NAMED = {"/": "%", ":": "+"}  # in the name of a file
+_NO_OPTIONS = "for options of mksquashfs give it a directory that ch-convert has made"
 OPTIONS = (
     options.value("-b --builder", "BUILDER", "who has the image: ch-image (default), docker or"
                   " podman", choices=_BUILDERS),
@@ -43,7 +44,11 @@ def _run(name: str, kind: str, argv: list[str], env: dict[str, str], frame: Fram
         f"Writes IMAGE into the directory OUTDIR and prints the file's name: ch-convert -o {kind}."
     )
     command = options.Command(name, "IMAGE OUTDIR", about, OPTIONS, lambda _: 0)
-    parsed, _ = options.parse(argv, OPTIONS)
+    try:
+        parsed, _ = options.parse(argv, OPTIONS)
+    except UsageError as error:
+        error.hint = error.hint if kind == "tar" else f"{error.hint}; {_NO_OPTIONS}"
+        raise
     if parsed.has("help"):
         print(options.help_text(name, command))
         return 0
@@ -53,7 +58,7 @@ def _run(name: str, kind: str, argv: list[str], env: dict[str, str], frame: Fram
     if kind == "squash" and len(parsed.words) > 2:
         raise UsageError(
             f"no options of mksquashfs are taken: {printable(parsed.words[2], 60)}",
-            hint="make a directory with ch-convert, and give it to mksquashfs",
+            hint=_NO_OPTIONS,
         )
     command.check_operands(parsed.words)
     image, directory = parsed.words

@@ -25,6 +25,15 @@ OPTIONS = (
     options.value("--tmp", "DIR", "accepted; what is temporary lies in storage or beside OUT"),
     *(option for option in COMMON if option.dest in _SHARED),
 )
+# Transports in the names of skopeo, Podman and Apptainer -> the format.
+_TRANSPORTS = {
+    "docker": "docker", "docker-daemon": "docker", "docker-archive": "docker-archive",
+    "containers-storage": "podman", "oci": "oci", "oci-archive": "oci-archive", "dir": "dir",
+}  # fmt: skip
+_SAME = {
+    "ch-image": "a directory is written ./NAME; ch-image tag gives an image another name",
+    "": "-i and -o name formats that were guessed wrong; what stays as it is, cp copies",
+}
 _STREAMS = ("tar", "oci-archive", "docker-archive")
 ABOUT = (
     "Converts an image from one format to another: ch-image (a name in storage), dir, tar, squash,"
@@ -57,6 +66,20 @@ def convert(argv: list[str], env: dict[str, str], frame: Frame) -> int:
     return carry_out(command.run, Session(parsed, env, frame.log))
 
 
+def _foreign(name: str, option: str) -> str:
+    """A hint where the format was written before the name, as other tools have it.
+
+    ``docker:24`` alone is the name of an image.
+    """
+    transport, colon, rest = name.partition(":")
+    kind = _TRANSPORTS.get(transport, "")
+    if not colon or not kind or (transport in ("docker", "oci", "dir") and rest[:1] not in "./"):
+        return ""
+    return (
+        f"formats are named by options: {option} {kind} {printable(rest.removeprefix('//'), 100)}"
+    )
+
+
 def _convert(session: Session) -> int:
     from ch_image.cli.importing import place
     from ch_image.formats.base import check, infer
@@ -80,10 +103,12 @@ def _convert(session: Session) -> int:
     if kinds[0] == kinds[1]:
         raise UsageError(
             f"both {printable(source, 200)} and {printable(target, 200)} are of format {kinds[0]}",
-            hint="a directory is written ./NAME; -i and -o name formats that were guessed wrong",
+            hint=_foreign(source, "-i") or _foreign(target, "-o") or _SAME.get(kinds[0], _SAME[""]),
         )
-    for kind in kinds:
+    for name, kind, option in zip(session.words, kinds, ("-i", "-o"), strict=True):
         check(kind)
+        if kind == "ch-image" and (hint := _foreign(name, option)):
+            raise UsageError(f"not the name of an image: {printable(name, 200)}", hint=hint)
     if (source == "-" and kinds[0] != "tar") or (target == "-" and kinds[1] not in _STREAMS):
         raise UsageError(
             f"only {', '.join(_STREAMS)} can be written to standard output, and tar read from input"

@@ -49,6 +49,7 @@ class Edits:
             self._node(_object(item, where), where)
         for item in _list(edits, "hooks", where):
             self._hook(_object(item, where), where)
+        self.ignored += [f"{key} of {where}" for key in _NOT_OURS if edits.get(key)]
 
     def _mount(self, mount: dict[str, Any], where: str) -> None:
         source, target = _path(mount, "hostPath", where), _path(mount, "containerPath", where)
@@ -86,6 +87,7 @@ class Edits:
             self.links.append((path, target))
 
 
+_NOT_OURS = ("additionalGids", "intelRdt", "netDevices")  # only root can give these
 _HOOKS = {"update-ldcache": "--folder", "create-symlinks": "--link"}
 
 
@@ -108,8 +110,9 @@ def edits(names: Iterable[str], places: Iterable[str]) -> Edits:
 
     Raises ChError.
     """
-    specs = [spec for place in reversed(tuple(places)) for spec in _read_all(place)]
     out = Edits()
+    specs = [spec for place in reversed(tuple(places)) for spec in _read_all(place, out.ignored)]
+    damaged = out.ignored[:1]
     general: set[str] = set()
     for name in names:
         kind, equals, device = name.partition("=")
@@ -120,7 +123,8 @@ def edits(names: Iterable[str], places: Iterable[str]) -> Edits:
             )
         found = _find(specs, kind, device)
         if not found:
-            raise ChError(f"no device {printable(name, 100)}", hint=_near(specs, kind))
+            about = f" ({damaged[0]})" if damaged else ""
+            raise ChError(f"no device {printable(name, 100)}{about}", hint=_near(specs, kind))
         for path, spec, entry in found:
             if path not in general:
                 general.add(path)
@@ -156,13 +160,20 @@ def _near(specs: list[tuple[str, dict[str, Any]]], kind: str) -> str:
     return f"there is {printable(', '.join(known), 300)}" if known else _HINT
 
 
-def _read_all(place: str) -> list[tuple[str, dict[str, Any]]]:
+def _read_all(place: str, damaged: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The files of a directory; one that is damaged is told, for it may be another vendor's."""
     try:
         names = sorted(os.listdir(place))[:_MAX_FILES]
     except OSError:
         return []
     names = [n for n in names if n.endswith((".json", ".yaml", ".yml")) and n[0] != "."]
-    return [(f"{place}/{name}", _read(f"{place}/{name}")) for name in names]
+    out = []
+    for name in names:
+        try:
+            out.append((f"{place}/{name}", _read(f"{place}/{name}")))
+        except ChError as error:
+            damaged.append(str(error))
+    return out
 
 
 def _read(path: str) -> dict[str, Any]:

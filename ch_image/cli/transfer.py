@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ch_image.cli import options
 from ch_image.cli.session import Session, emit, working_directory
@@ -29,6 +30,7 @@ def _pull(session: Session) -> int:
     keep = _layers_to_keep(parsed.text("last-layer"))
     session.enter(programs=session.names_helpers())
     with session.locked():
+        unpack = _unpacker(session, target) if is_path else None
         image = pull(
             ref,
             session.storage,
@@ -42,8 +44,8 @@ def _pull(session: Session) -> int:
         if keep is not None:
             image = _cut(image, keep)
             session.storage.images.put(image)
-        if is_path:
-            _unpack(session, image, target)
+        if unpack is not None:
+            unpack(image)
     session.report(Info("done"))
     return 0
 
@@ -71,17 +73,25 @@ def _cut(image: Image, layers: int) -> Image:
     )
 
 
-def _unpack(session: Session, image: Image, target: str) -> None:
-    """The plain directory that the command's older form asks for."""
+def _unpacker(session: Session, target: str) -> Callable[[Image], None]:
+    """Makes the plain directory that the command's older form asks for.
+
+    Raises ImageError at once when none can be made there.
+    """
     import os
 
     from ch_image.cli.importing import place
     from ch_image.formats.base import trees
     from ch_image.formats.exchange import lend
 
-    here = place(session)
-    with lend(image, here) as content:
-        trees("dir").write(content, os.path.join(working_directory(), target), here)
+    here, directory, path = place(session), trees("dir"), os.path.join(working_directory(), target)
+    directory.admit(path, here)
+
+    def unpack(image: Image) -> None:
+        with lend(image, here) as content:
+            directory.write(content, path, here)
+
+    return unpack
 
 
 def reference_parts(ref: ImageRef) -> list[str]:

@@ -64,6 +64,7 @@ class TarReader:
         self._read = stream.read
         self._chunk = b""
         self._at = 0
+        self._begun = False  # a header has been read
         self._left = 0  # data of the current member not yet read
         self._pad = 0
         self._sparse: list[tuple[int, int]] | None = None
@@ -79,6 +80,7 @@ class TarReader:
             header = self._header()
             if header is None:
                 break
+            self._begun = True
             kind = header[156:157]
             if kind in b"xLKgX" and kind:
                 size = _number(header[124:136])
@@ -261,7 +263,7 @@ class TarReader:
             if not header:
                 return None
             if len(header) < BLOCK:
-                raise ImageError("the archive is cut off in a header")
+                raise self._no_header("the archive is cut off in a header")
         total = sum(header) - sum(header[148:156]) + 256
         try:
             if int(header[148:156].rstrip(b" \0"), 8) == total:
@@ -270,9 +272,16 @@ class TarReader:
             if header == _ZERO_BLOCK:
                 return None
         signed = total - 256 * sum(1 for byte in header[:148] + header[156:] if byte > 127)
-        if _number(header[148:156]) != signed:
-            raise ImageError("this is no tar archive, or it is damaged: a checksum is wrong")
-        return header
+        try:
+            if _number(header[148:156]) == signed:
+                return header
+        except ImageError:
+            pass
+        raise self._no_header("the archive is damaged: the checksum of a header is wrong")
+
+    def _no_header(self, what: str) -> ImageError:
+        """The fault ``what``; what does not even begin as an archive is none."""
+        return ImageError(what if self._begun else "this is no tar archive, or it is damaged")
 
     def _record(self, size: int) -> bytes:
         if not 0 <= size <= MAX_RECORD:

@@ -142,3 +142,28 @@ def test_a_squashfs_file_that_is_cut_short_is_called_so(stored: world.Tool, tmp_
     bare.write_text("no file system")
     done = stored.run("ch-convert", "-i", "squash", bare, "x")
     assert done.fault() == f"not a SquashFS file: {bare}"
+
+
+HINTS = {
+    "base docker://app": "-o docker app",
+    "docker://app ./out": "-i docker app",
+    "containers-storage:app ./out": "-i podman app",
+    "docker-daemon:app:1 x.tar": "-i docker app:1",
+    "base base:2": "ch-image tag gives an image another name",
+    "x.tar y.tar.gz": "what stays as it is, cp copies",
+}
+
+
+def test_names_as_other_tools_write_them_are_answered(ch_image: world.Tool) -> None:
+    for words, hint in HINTS.items():
+        done = ch_image.run("ch-convert", *words.split())
+        assert (done.code, hint in done.err.partition("hint: ")[2]) == (2, True), done
+    done = ch_image.run("ch-convert", "docker:24", "./out")
+    assert "no image docker:24 in storage" in done.fault()
+
+
+def test_what_is_no_archive_is_called_so(ch_image: world.Tool, tmp_path: Path) -> None:
+    for name, data in {"short": b"text\n", "long": b"some text 1\n" * 500}.items():
+        (tmp_path / name).write_bytes(data)
+        done = ch_image("import", tmp_path / name, "x")
+        assert done.fault() == f"{tmp_path}/{name}: this is no tar archive, or it is damaged"

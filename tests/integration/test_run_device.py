@@ -110,6 +110,22 @@ def test_all_devices_of_a_kind(
     assert ch_image.run("ch-run", *words, env=env).out.endswith("0,1,yes,/usr/lib/acme\n")
 
 
+def test_a_damaged_file_of_another_vendor_is_told_and_in_nobodys_way(
+    ch_image: world.Tool, image: str, driver: Path, tmp_path: Path
+) -> None:
+    value = spec(driver)
+    value["containerEdits"] |= {"hooks": [], "additionalGids": [44], "intelRdt": {}}
+    env = places(tmp_path, acme_json=json.dumps(value), other_yaml="kind: [")
+    (tmp_path / "cdi/closed.json").touch(mode=0)
+    words = ["--device=acme.com/gpu=1", image, "--", "sh", "-c", "echo $ACME1"]
+    done = ch_image.run("ch-run", *words, env=env).ok()
+    assert done.out == "1\n"
+    warned = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 3, done.err
+    for word in ("other.yaml", "closed.json", "additionalGids"):
+        assert any(word in line for line in warned), done.err
+
+
 def test_nothing_outside_the_image_is_made_for_a_hostile_link(
     ch_image: world.Tool, image: str, driver: Path, tmp_path: Path
 ) -> None:

@@ -35,6 +35,13 @@ def test_a_pull_can_unpack_a_directory(
     assert (tmp_path / "out/ch/environment").read_text() == "PATH=/bin:/usr/bin\n"
 
 
+def test_a_directory_that_cannot_be_made_is_told_before_anything_is_fetched(
+    ch_image: world.Tool, tmp_path: Path
+) -> None:
+    done = ch_image("pull", "127.0.0.1:9/nothing", "./nodir/tree", cwd=tmp_path)
+    assert done.fault() == f"no such directory: {tmp_path}/nodir"
+
+
 def test_details_tell_what_is_here_and_there(ch_image: world.Tool, base_image: str) -> None:
     def fields(name: str) -> dict[str, str]:
         lines = ch_image("list", name).ok().out.splitlines()
