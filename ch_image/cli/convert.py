@@ -113,6 +113,10 @@ def _convert(session: Session) -> int:
         raise UsageError(
             f"only {', '.join(_STREAMS)} can be written to standard output, and tar read from input"
         )
+    if kinds[0] == "dir" and kinds[1] not in ("ch-image", *_DAEMONS) and target != "-":
+        inside = os.path.realpath(split(target)[0])
+        if inside.startswith(f"{os.path.realpath(source)}/"):
+            raise UsageError(f"OUT lies in IN, and would be in itself: {printable(target, 200)}")
     tmp = parsed.text("tmp")
     if tmp and not (tmp.startswith("/") and os.path.isdir(tmp)):
         raise UsageError(f"--tmp is not an absolute path of a directory: {printable(tmp, 200)}")

@@ -21,7 +21,7 @@ from ch_image.fs.directories import Directories
 from ch_image.fs.remove import remove_tree
 from ch_image.report import Detail
 
-_LOOKS_LIKE_AN_IMAGE = ("bin", "dev", "usr")
+_LOOKS_LIKE_AN_IMAGE = ("bin", "dev", "proc", "usr")  # a home may have all but one
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -43,9 +43,11 @@ class Directory:
 
     def admit(self, name: str, place: Place) -> None:
         """Raises ImageError when something else than an image is there."""
-        path = os.path.realpath(name)
-        if os.path.commonpath([path, place.storage.path]) in (path, place.storage.path):
-            raise UsageError(f"the directory would lie in storage: {printable(name)}")
+        path, storage = os.path.realpath(name), place.storage.path
+        common = os.path.commonpath([path, storage])
+        if common in (path, storage):
+            what = "would lie in storage" if common == storage else "contains the storage directory"
+            raise UsageError(f"the directory {what}: {printable(name)}")
         check_replaceable(path, place.clobber)
         if not os.path.isdir(path):
             temporary_name(path)

@@ -144,6 +144,20 @@ def test_a_squashfs_file_that_is_cut_short_is_called_so(stored: world.Tool, tmp_
     assert done.fault() == f"not a SquashFS file: {bare}"
 
 
+def test_an_image_does_not_hold_itself(stored: world.Tool, tmp_path: Path) -> None:
+    stored.run("ch-convert", "base", tmp_path / "image").ok()
+    for name in ("x.tar", "home/x.sqfs", "x.oci:1", "x.docker.tar"):
+        done = stored.run("ch-convert", "./image", f"./image/{name}", cwd=tmp_path)
+        assert (done.code, done.fault()[:16]) == (2, "OUT lies in IN, "), name
+    stored.run("ch-convert", "./image", "./image.tar", cwd=tmp_path).ok()
+
+
+def test_storage_is_neither_replaced_nor_written_to(stored: world.Tool, tmp_path: Path) -> None:
+    for name, what in (("/", "contains"), ("..", "contains"), ("./x", "would lie in")):
+        done = stored.run("ch-convert", "-o", "dir", "base", name, cwd=stored.storage)
+        assert (done.code, what in done.fault()) == (2, True), done
+
+
 HINTS = {
     "base docker://app": "-o docker app",
     "docker://app ./out": "-i docker app",

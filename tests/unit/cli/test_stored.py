@@ -188,6 +188,9 @@ def test_an_exported_directory_replaces_an_image_and_nothing_else(
     (thesis / "chapter").write_text("years of work")
     done = filled.run("ch-convert", "demo", str(thesis))
     assert "does not look like an image" in done.fault()
+    for name in ("bin", "dev", "usr"):  # as homes have them
+        (thesis / name).mkdir()
+    assert filled.run("ch-convert", "demo", str(thesis)).fault() == done.fault()
     assert (thesis / "chapter").read_text() == "years of work"
 
     out = tmp_path / "out"
