@@ -31,7 +31,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {"__future__", "os", "sys", "ctypes", "struct", "fcntl", "errno"}  # all sandbox/ needs
+GROUND = {"__future__", "os", "sys", "ctypes", "struct", "fcntl", "errno", "gc"}
 GROUND |= {"_signal", "_socket", "_thread", "select"}  # C modules whose wrappers pull in enum
 HEAVY = {"lark", "yaml", "requests", "rich", "zstandard", "isal"}
 BANNED = {"dataclasses", "enum", "pickle", "tarfile.extract"}

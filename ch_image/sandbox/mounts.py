@@ -220,27 +220,34 @@ class Dev(Operation):
 
     def apply(self, root: Root) -> None:
         Tmpfs(self.target, "mode=0755").apply(root)
-        made = len(root.made)
-        for device in _DEVICES:
-            Bind(f"/dev/{device}", f"{self.target}/{device}").apply(root)
-        Tmpfs(f"{self.target}/shm", "mode=1777").apply(root)
-        fd = root.target(f"{self.target}/pts", True)
-        try:
-            flags = kernel.MS_NOSUID | kernel.MS_NOEXEC
-            kernel.mount(
-                "devpts", fd_path(fd), "devpts", flags, "newinstance,ptmxmode=0666,mode=620"
-            )
-        except OSError:  # a terminal inside is a comfort, not a need
-            pass
-        finally:
-            os.close(fd)
         here = root.open(self.target, _DIRECTORY)
         try:
-            for name, to in _LINKS:
-                os.symlink(to, name, dir_fd=here)
+            self._fill(here, fd_path(here))
         finally:
             os.close(here)
-        del root.made[made:]  # what was made on the tmpfs goes with it
+
+    def _fill(self, here: int, path: str) -> None:
+        """Nobody else has put anything there, so names need no care."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        for device in _DEVICES:
+            os.close(os.open(device, flags, 0o644, dir_fd=here))
+            source, target = f"/dev/{device}", f"{path}/{device}"
+            try:
+                kernel.mount(source, target, None, kernel.MS_BIND)
+            except OSError as error:
+                about = f"{source} on {self.target}/{device}"
+                raise OSError(error.errno, error.strerror, about) from None
+        os.mkdir("shm", dir_fd=here)
+        nothing = kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount("tmpfs", f"{path}/shm", "tmpfs", nothing, "mode=1777")
+        os.mkdir("pts", dir_fd=here)
+        quiet, options = kernel.MS_NOSUID | kernel.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"
+        try:
+            kernel.mount("devpts", f"{path}/pts", "devpts", quiet, options)
+        except OSError:  # a terminal inside is a comfort, not a need
+            pass
+        for name, to in _LINKS:
+            os.symlink(to, name, dir_fd=here)
 
 
 class File(Operation):

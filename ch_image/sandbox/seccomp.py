@@ -116,9 +116,14 @@ def abis(machine: str = "") -> tuple[tuple[int, dict[str, int]], ...]:
     return _NATIVE.get(machine or os.uname().machine, ())
 
 
+_NAMES: dict[tuple[int, int], str] = {}  # made once: a container server hands it on by fork
+
+
 def names() -> dict[tuple[int, int], str]:
     """(audit architecture, number) -> name, for the supervisor."""
-    return {(arch, nr): name for arch, table in abis() for name, nr in table.items()}
+    if not _NAMES:
+        _NAMES.update({(arch, nr): name for arch, table in abis() for name, nr in table.items()})
+    return _NAMES
 
 
 def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:

@@ -17,7 +17,7 @@ import struct
 
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.plan import parse
-from ch_image.sandbox.start import spawn
+from ch_image.sandbox.start import get_ready, spawn
 
 _HEAD = struct.Struct("<I")
 _FDS = struct.Struct("4i")
@@ -48,6 +48,7 @@ def serve(number: int) -> None:
     kernel.prctl(kernel.PR_SET_NAME, _name_address())
     os.setsid()  # a Ctrl-C is for the build, which then closes the socket
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # containers report by their pipes
+    get_ready()
     while True:
         request = _receive(socket)
         if request is None:

@@ -12,6 +12,7 @@ import _signal  # type: ignore[import-not-found]  # signal itself costs an impor
 import _socket
 import errno
 import fcntl
+import gc
 import os
 import select
 import struct
@@ -21,11 +22,22 @@ from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.identity import ids_of
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.supervisor import Supervisor
+from ch_image.sandbox.supervisor import Supervisor, hasten
 
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
 _TIOCSCTTY = 0x540E  # ioctl_tty(2); the same on all architectures but MIPS, Alpha, SPARC, PowerPC
 _SIGCHLD, _SIGKILL, _SIGPIPE, _SIGXFSZ = 17, 9, 13, 25
+
+
+_PROGRAMS: list[bytes] = []  # the filter, once made
+
+
+def get_ready() -> None:
+    """Make what every container needs, so that each gets it with its fork."""
+    if seccomp.marks_processes():
+        _PROGRAMS[:] = [seccomp.program()]
+        seccomp.names()
+    gc.freeze()  # a collection in a child would write to, and so copy, all that it shares with us
 
 
 def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
@@ -66,14 +78,17 @@ def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     theirs.close()
     for fd in set(fds[:3]):
         os.close(fd)
-    supervisor, problem = _listener(ours, plan)
+    supervisor = _supervisor(plan) if plan.emulate else None  # while the child gets ready
+    supervisor, problem = _listener(ours, supervisor)
     ours.close()
     if problem:
         os.waitpid(child, 0)
         _tell(result, [*problem, "made", *made])
         return 1
     status = _watch(child, supervisor, wake, result)
+    _end_all_others()
     _tell(result, _report(status, supervisor, made))
+    os.close(result)  # nobody has to wait until our memory is freed
     return 0
 
 
@@ -113,19 +128,26 @@ def _tell(result: int, words: list[str]) -> None:
             return
 
 
-def _listener(socket: _socket.socket, plan: Plan) -> tuple[Supervisor | None, list[str]]:
+def _supervisor(plan: Plan) -> Supervisor:
+    identity = plan.identity
+    first = ids_of(identity.uid, identity.gid, identity.groups)
+    targets = (getattr(operation, "target", "") for operation in plan.operations)
+    return Supervisor(-1, first, plan.owners, frozenset(targets))
+
+
+def _listener(
+    socket: _socket.socket, ready: Supervisor | None
+) -> tuple[Supervisor | None, list[str]]:
     """What the first process says before it becomes the command: its listener, or a problem."""
     room = struct.calcsize("i")
     data, ancillary, _, _ = socket.recvmsg(8192, _socket.CMSG_SPACE(room))
     supervisor = None
     for level, kind, content in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            (fd,) = struct.unpack("i", content[:room])
-            os.set_inheritable(fd, False)
-            identity = plan.identity
-            first = ids_of(identity.uid, identity.gid, identity.groups)
-            targets = (getattr(operation, "target", "") for operation in plan.operations)
-            supervisor = Supervisor(fd, first, plan.owners, frozenset(targets))
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and ready is not None:
+            supervisor = ready
+            (supervisor.listener,) = struct.unpack("i", content[:room])
+            os.set_inheritable(supervisor.listener, False)
+            hasten(supervisor.listener)
     if data.startswith(b"!"):
         return supervisor, os.fsdecode(data[1:]).split("\0")
     if not data:
@@ -166,6 +188,19 @@ def _reap(child: int) -> int | None:
             return found
         if pid == child:
             found = status
+
+
+def _end_all_others() -> None:
+    """A process that was left behind must not write to a layer that is finished."""
+    try:
+        os.kill(-1, _SIGKILL)  # all in our PID namespace
+    except ProcessLookupError:
+        return
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
 
 
 def _command(plan: Plan, fds: tuple[int, int, int, int], socket: _socket.socket) -> None:
@@ -232,7 +267,7 @@ def _find(plan: Plan) -> str:
 
 def install_filter(socket: _socket.socket) -> None:
     """Install the filter and send its listener away; without listener, the quiet filter."""
-    program = seccomp.program()
+    program = _PROGRAMS[0] if _PROGRAMS else seccomp.program()
     for flags in (
         kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
         kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,  # before Linux 5.19

@@ -6,6 +6,7 @@ are Python scripts with ctypes; what lies beside the root must stay untouched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -314,3 +315,30 @@ assert os.getxattr('b/f', 'user.colour') == b'blue'
     assert run(root, script).code == 0
     assert (owner(root / "work/a"), owner(root / "work/a/f")) == ((7, 8), (5, 6))
     assert (owner(root / "work/b"), owner(root / "work/b/f")) == ((0, 0), (0, 0))
+
+
+def test_nothing_of_a_container_is_alive_when_its_result_is_there(root: Path) -> None:
+    """It could write to a layer that is finished."""
+    mark = f"left-{os.getpid()}"
+    script = f"""
+for n in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        os.execv('/usr/bin/sleep', ['{mark}', '1000'])
+time.sleep(0.2)
+"""
+
+    def work() -> list[str]:
+        launcher = Launcher()
+        null = os.open("/dev/null", os.O_RDWR)
+        alive = []
+        for _ in range(5):
+            assert launcher.launch(plan_of(root, script), null, 2, 2).wait().code == 0
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if path.read_bytes().startswith(mark.encode()):
+                        alive.append(path.parent.name)
+        launcher.close()
+        return alive
+
+    assert world.in_namespace(work) == []

@@ -50,7 +50,7 @@ class Snapshotter(Protocol):
         """A writable tree that holds what ``chain`` (bottom first) gives; () is empty."""
 
     def commit(self, draft: Draft, owners: Mapping[str, tuple[int, int]]) -> LayerId:
-        """Freeze what changed in ``draft`` as a layer; afterwards its root is gone.
+        """Freeze what changed in ``draft`` as a layer; afterwards its root is gone, or empty.
 
         ``owners``: paths without leading "/" -> owner, for what can carry no xattr.
         """

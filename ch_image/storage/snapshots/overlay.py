@@ -16,7 +16,7 @@ from ch_image.fs.copy import copy_directory_attributes
 from ch_image.fs.directories import FLAGS
 from ch_image.storage.faults import faults, storage_error
 from ch_image.storage.layers import Chain, LayerId, Layers
-from ch_image.storage.scratch import Scratch, make_dir, remove
+from ch_image.storage.scratch import Scratch, make_dir
 from ch_image.storage.snapshots.base import Draft
 from ch_image.storage.snapshots.merge import Merger
 from ch_image.storage.snapshots.mountapi import Overlay, unmount
@@ -32,16 +32,22 @@ class OverlaySnapshotter:
         self._scratch = scratch
         self._root = os.path.dirname(layers.path)
         self._merger = Merger(layers)
+        self._open: set[str] = set()  # stages of drafts that were neither committed nor discarded
+        self._places: list[str] = []  # directories to mount on that are free again
 
     def prepare(self, chain: Chain) -> Draft:
         """A writable overlay of ``chain``."""
         lowers = self._lowers(chain)
         stage = self._layers.stage()
-        draft = Draft(f"{stage}r", chain, stage, f"{stage}/t")
+        try:
+            root = self._places.pop()
+        except IndexError:
+            root = self._scratch.directory()
+        draft = Draft(root, chain, stage, f"{stage}/t")
+        self._open.add(stage)
         try:
             with faults("prepare a tree"):
                 make_dir(f"{stage}w")
-                make_dir(f"{stage}r")
                 if chain:
                     _like(self._layers.tree(chain[-1]), f"{stage}/t")
                 else:  # overlayfs wants at least one lower directory
@@ -60,21 +66,25 @@ class OverlaySnapshotter:
         """Unmount, and rename the upper directory into the layer store."""
         with faults("commit a layer"):
             unmount(draft.root)
-        layer = self._layers.publish(draft.stage, owners=owners)
-        self.discard(draft)
-        return layer
+        self._open.discard(draft.stage)
+        self._places.append(draft.root)
+        try:
+            return self._layers.publish(draft.stage, owners=owners)
+        finally:
+            self._scratch.drop(draft.stage, f"{draft.stage}w", f"{draft.stage}e")
 
     def discard(self, draft: Draft) -> None:
         """Unmount and remove what remains."""
+        if draft.stage not in self._open:
+            return
+        self._open.discard(draft.stage)
         with suppress(OSError):
             unmount(draft.root)
         with suppress(OSError):
             # rmdir and not a removal with contents: should the unmount have failed, all that one
             # sees below it is the image.
             os.rmdir(draft.root)
-        for path in (draft.stage, f"{draft.stage}w", f"{draft.stage}e"):
-            if os.path.lexists(path):
-                remove(path)
+        self._scratch.drop(draft.stage, f"{draft.stage}w", f"{draft.stage}e")
 
     @contextmanager
     def view(self, chain: Chain) -> Iterator[str]:
