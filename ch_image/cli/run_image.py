@@ -88,12 +88,13 @@ def read_environment(root: str) -> list[str]:
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK
         fd = kernel.openat2(top, "ch/environment", flags, 0, kernel.RESOLVE_IN_ROOT)
+        with open(fd, "rb") as file:
+            data = file.read(_MAX_ENVIRONMENT)
     except OSError as error:
         raise ChError(f"can't open: /ch/environment: {error.strerror}") from None
     finally:
         os.close(top)
-    with open(fd, "rb") as file:
-        return [os.fsdecode(line) for line in file.read(_MAX_ENVIRONMENT).split(b"\n") if line]
+    return [os.fsdecode(line) for line in data.split(b"\n") if line]
 
 
 def bottom(path: str) -> int:

@@ -232,17 +232,17 @@ def _become(plan: Plan, emulation: bytes, host: Mapping[str, str]) -> NoReturn:
     program = plan.argv[0]
     if not program:
         raise _missing("", FileNotFoundError(2, os.strerror(2)))
+    found: tuple[str, OSError] = program, FileNotFoundError(2, os.strerror(2))
     for path in _candidates(program, plan.env.get("PATH", _SEARCH)):
         try:
             os.execve(path, plan.argv, plan.env)
-        except FileNotFoundError:
-            continue
-        except (PermissionError, NotADirectoryError) as error:
-            if path == program:
-                raise _missing(program, error) from None
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            # As execvp(3), the search goes on; what is there and cannot be executed is told.
+            if path == program or (found[0] == program and os.path.exists(path)):
+                found = path, error
         except OSError as error:
             raise _missing(program, error) from None
-    raise _missing(program, FileNotFoundError(2, os.strerror(2)))
+    raise _missing(*found)
 
 
 def _pmi(host: Mapping[str, str]) -> int:

@@ -49,6 +49,7 @@ USAGE = {
     "an image that may not be seen": (["{closed}/image", "--", "true"], 31, "Permission denied"),
     "quiet and verbose": (["-qv", "{image}", "--", "true"], 64, "exclude"),
     "an unknown feature": (["--feature=x"], 64, "'x'"),
+    "none to execute": (["-b", "/etc/passwd:/bin/pw", "{image}", "pw"], 49, "/bin/pw: Perm"),
     "an empty command": (["{image}", "--", ""], 49, "can't execve(2): ''"),
     "a directory on a file": (["-b", "/etc:/etc/group", "{image}", "id"], 31, "image is not"),
     "a file on a directory": (["-b", "/etc/passwd:/usr", "{image}", "true"], 31, "is a directory"),
@@ -71,6 +72,7 @@ def test_what_cannot_be_run_is_told_with_its_own_code(
 HINTS = {
     "a shell's line": (["{image}", "--", "echo $HOME"], "sh -c 'echo $HOME'"),
     "no interpreter": (["-b", "{tmp}:/t", "{image}", "--", "/t/lost"], "its interpreter"),
+    "none by name": (["-b", "{tmp}/lost:/bin/lost", "{image}", "lost"], "its interpreter"),
     "no first line": (["-b", "{tmp}:/t", "{image}", "--", "/t/bare"], "#!/bin/sh"),
     "a name that can be pulled": (["alpine", "--", "true"], "ch-image pull alpine"),
     "a name of Apptainer's": (["docker://alpine", "--", "true"], "ch-image pull alpine"),
@@ -252,6 +254,9 @@ def test_what_stands_in_the_way_of_a_mount_is_named(
         done = run(ch_image, image, "--", "true")
         assert (done.code, f"/{path}" in done.fault()) == (31, True), done
         (image / path).rmdir()
+    (image / "ch/environment").mkdir(parents=True)
+    done = run(ch_image, "--set-env", image, "--", "true")
+    assert done.fault() == "can't open: /ch/environment: Is a directory"
     (image / "proc").rmdir()
     (image / "proc").touch()
     done = run(ch_image, image, "--", "true")
