@@ -82,7 +82,7 @@ def _hands_on(call: Call, ledger: Ledger, base: int, address: int) -> bool:
             return bool(ledger.inherited_group(call.place(base, above or b".")))
         where = call.locate(base, above or b".", True)
         try:
-            return bool(ledger.inherited_group(b"self/fd/%d" % where))
+            return bool(ledger.inherited_group(where))
         finally:
             os.close(where)
     except OSError:  # the kernel will say so itself
@@ -106,14 +106,15 @@ def _open_new(call: Call, ids: Ids, ledger: Ledger, above: int, name: bytes, how
     flags, mode, _ = how
     if flags & _O_PATH or name in (b".", b".."):
         return CONTINUE
-    os.umask(call.umask())
+    mask = call.umask()
+    os.umask(mask)
     flags |= _O_EXCL | _O_CLOEXEC | os.O_NOFOLLOW
     try:
         fd = os.open(name, flags, mode & 0o7777, dir_fd=above)
     except FileExistsError:  # nothing is made; the kernel does what was asked
         return CONTINUE
     try:
-        ledger.made(above, name, ids.uids[3], ids.gids[3])
+        ledger.opened(above, fd, mode & ~mask, ids.uids[3], ids.gids[3])
         return _send(call, fd, how[0])
     finally:
         os.close(fd)
@@ -125,7 +126,7 @@ def _unnamed(call: Call, ids: Ids, ledger: Ledger, base: int, how: How) -> Reply
     path = call.string(call.args[_WHERE[call.name][1]])
     directory = call.locate(base, path, True, resolve)
     try:
-        inherited = ledger.inherited_group(b"self/fd/%d" % directory)
+        inherited = ledger.inherited_group(directory)
         if ids.is_root and not inherited:
             return CONTINUE
         os.umask(call.umask())
@@ -156,7 +157,7 @@ def _device(call: Call, ids: Ids, ledger: Ledger, base: int, path: int) -> Reply
     kind = "char" if mode & _S_IFMT == _S_IFCHR else "block"
     above, name = call.parent(base, call.args[path])
     try:
-        inherited = ledger.inherited_group(b"self/fd/%d" % above)
+        inherited = ledger.inherited_group(above)
         gid = ids.gids[3] if inherited is None else inherited
         os.umask(call.umask())
         flags = os.O_WRONLY | _O_CREAT | _O_EXCL | os.O_NOFOLLOW | _O_CLOEXEC

@@ -96,7 +96,7 @@ class Ledger:
         elif (uid, gid) != (0, 0):
             self._mark(fd, status, uid, gid)
 
-    def _record(self, path: str, uid: int, gid: int, mode: int, kind: str) -> None:
+    def _record(self, path: str | int, uid: int, gid: int, mode: int, kind: str) -> None:
         if kind.startswith(("char-", "block-")):
             value = f"{uid}:{gid}:{mode & 0o7777:04o}:{kind}".encode()
         elif (uid, gid) != (0, 0):
@@ -112,20 +112,25 @@ class Ledger:
         except OSError as error:  # /proc, /dev, or a file system without user attributes
             self.lost = self.lost or f"{error.strerror}"
 
-    def inherited_group(self, above: str | bytes) -> int | None:
+    def inherited_group(self, above: bytes | int) -> int | None:
         """The group that a set-group-ID directory hands on; None for any other directory."""
         if not os.stat(above).st_mode & 0o2000:
             return None
-        return records.owner_of(above)[1]
+        return records.owner_of(of_fd(above) if isinstance(above, int) else above)[1]
 
     def made(self, above: int, name: bytes, uid: int, gid: int) -> None:
         """Record the owner of what was just made; a set-group-ID directory hands its group on."""
-        inherited = self.inherited_group(of_fd(above))
+        inherited = self.inherited_group(above)
         fd = os.open(name, _PATH, dir_fd=above)
         try:
             self.give(fd, os.fstat(fd), uid, gid if inherited is None else inherited)
         finally:
             os.close(fd)
+
+    def opened(self, above: int, fd: int, mode: int, uid: int, gid: int) -> None:
+        """The same of a regular file that is open at ``fd``."""
+        inherited = self.inherited_group(above)
+        self._record(fd, uid, gid if inherited is None else inherited, mode, "")
 
     def linked(self, source: int, above: int, name: bytes) -> bool:
         """Whether a new name ``name`` in ``above`` (kept) may be one more of a mark's."""

@@ -1,37 +1,52 @@
-"""Which programs are asked about when they look at a file's owner (see seccomp.MARKED).
+"""Which programs are asked about more, or less, than others (see seccomp: MARKED and FREE_STACK).
 
 The stat family is what programs call most; asking about each call would make everything slower.
 So only programs that read owners to do something with them are marked, and those that run as
-another user. The mark is set before exec, as an unlimited stack, and lives in the layout of the
-new program's memory; the limit itself is put back at the program's first stat.
+another user. The other mark is for dpkg while it unpacks: it makes files by the thousand, and
+gives an owner to each. A mark is set before exec, as a stack limit, and lives in the layout of the
+new program's memory; the limit itself is put back when the program starts.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 
 from ch_image.sandbox import procfs
-from ch_image.sandbox.seccomp import marks_processes
+from ch_image.sandbox.caller import AT_FDCWD
+from ch_image.sandbox.seccomp import FREE_STACK, free_range, marks_processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ch_image.sandbox.caller import Call
 
 PROGRAMS = frozenset(
-    b"""tar bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
-    sed perl ed ex vi vim vim.basic vim.tiny nano patch gzip bzip2 xz zstd lz4 lzip compress
+    b"""bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
+    perl ed ex vi vim vim.basic vim.tiny nano patch gzip bzip2 xz zstd lz4 lzip compress
     mksquashfs mkfs.erofs getfacl setfacl zip sudo su runuser setpriv sshd ssh ssh-keygen crontab
-    logrotate adduser addgroup deluser delgroup useradd usermod userdel groupadd groupmod groupdel
+    logrotate adduser deluser useradd usermod userdel groupadd groupmod groupdel
     groupmems gpasswd passwd chpasswd chgpasswd newusers chage chsh chfn vipw vigr pwconv pwunconv
     grpconv grpunconv pg_createcluster pg_ctlcluster update-passwd pwck grpck
     systemd-sysusers systemd-tmpfiles dpkg-statoverride ansible-playbook ansible puppet chef-client
     chef-solo salt-call""".split()
 )
-# Marked for what they are told: interpreters for what Ansible sends to be run, and dpkg when it
-# gives a new configuration file the owner of the old one, not when it unpacks.
+# Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
+# new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
+# place; tar unless it extracts or lists.
+_TOLD = (b"dpkg", b"sed", b"tar")
 INTERPRETERS = (b"python", b"ruby")
 _SCRIPTS = b"AnsiballZ_"
 _CONFIGURES = (b"--configure", b"--install", b"-i")
+_UNPACKS = b"--unpack"
+_EXTRACTING = (b"--extract", b"--get", b"--list")
+_EXTRACTS, _OTHERWISE = frozenset(b"xt"), frozenset(b"cruAd")
+# Not marked as other users' either: they look at thousands of files, and at no owner.
+HEEDLESS = frozenset(
+    b"""mandb initdb make gmake ninja cc1 cc1plus f951 collect2 as ld ld.bfd ld.gold ld.lld
+    x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
+)
+_WORDS = 24  # of the arguments, that are looked at
+_ELF = b"\x7fELF"
 
 
 class Readers:
@@ -39,27 +54,50 @@ class Readers:
 
     def __init__(self) -> None:
         self._works = marks_processes()
+        self._frees = free_range() != (0, 0)
         self._limits: dict[int, tuple[int, int]] = {}
+        self._usual = 0  # the soft limit of who was marked with FREE_STACK; 0: nobody yet
 
     def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
         """The caller is about to become the program at ``path``; ``other``: as another user.
 
         ``arguments`` is the address of its argument list.
         """
-        name = path.rpartition(b"/")[2]
-        if not self._works or not (other or name in PROGRAMS or _is_told(call, name, arguments)):
+        if not self._works:
             return
-        pid = call.pid
-        try:
-            soft, hard = procfs.stack_limit(pid)
-            if soft != procfs.INFINITY and hard == procfs.INFINITY:
-                procfs.set_stack_limit(pid, procfs.INFINITY, hard)
-                self._limits[pid] = soft, hard
-        except OSError:  # it died meanwhile
-            pass
+        name = path.rpartition(b"/")[2]
+        if other:
+            stack = 0 if name in HEEDLESS else procfs.INFINITY
+        elif name in _TOLD or name.startswith(INTERPRETERS):
+            stack = self._told(call, path, name, arguments)
+        else:
+            stack = procfs.INFINITY if name in PROGRAMS else 0
+        if stack or self._usual or call.pid in self._limits:
+            try:
+                # A thread that execs gets the number of its process.
+                process = procfs.process_of(call.pid) if stack else call.pid
+                self._mark(process, stack)
+            except OSError:  # it died meanwhile
+                pass
+
+    def _mark(self, pid: int, stack: int) -> None:
+        """Mark ``pid`` by this limit, 0: not at all. What an exec before left, goes."""
+        soft, hard = was = procfs.stack_limit(pid)
+        left = self._limits.pop(pid, None)
+        if soft in (FREE_STACK, procfs.INFINITY) and left:  # that exec failed, or nobody looked
+            soft = left[0]
+        elif soft == FREE_STACK and self._usual:  # the parent's
+            soft = self._usual
+        if stack and soft != procfs.INFINITY and hard == procfs.INFINITY:
+            self._limits[pid] = soft, hard
+            if stack == FREE_STACK:
+                self._usual = soft
+            soft = stack
+        if (soft, hard) != was:
+            procfs.set_stack_limit(pid, soft, hard)
 
     def started(self, pid: int) -> None:
-        """``pid`` has called its first stat, or a later one."""
+        """``pid`` has called its first stat, or a later one, or asks for its limit."""
         if not self._limits:
             return
         limits = self._limits.pop(pid, None)
@@ -69,19 +107,56 @@ class Readers:
             except OSError:  # it died meanwhile
                 pass
 
+    def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
+        """The mark of a program that is marked for what it is told."""
+        words = _words(call, arguments)
+        if name == b"dpkg" and _UNPACKS in words and self._frees and _is_elf(call, path):
+            return FREE_STACK
+        return procfs.INFINITY if reads_owners(name, words) else 0
 
-def _is_told(call: Call, name: bytes, arguments: int) -> bool:
-    try:
-        if name.startswith(INTERPRETERS):
-            return _word(call, arguments, 1).rpartition(b"/")[2].startswith(_SCRIPTS)
-        return name == b"dpkg" and any(
-            _word(call, arguments, n) in _CONFIGURES for n in range(1, 8)
+
+def reads_owners(name: bytes, words: list[bytes]) -> bool:
+    """Whether a program that has these arguments (from its name on) looks at owners."""
+    first = words[1] if len(words) > 1 else b""
+    if name == b"dpkg":
+        return any(word in _CONFIGURES for word in words)
+    if name == b"sed":
+        return len(words) == _WORDS or any(
+            word.startswith(b"--i") or (word[:1] == b"-" != word[1:2] and b"i" in word)
+            for word in words
         )
-    except OSError:  # the list is shorter
+    if name == b"tar":
+        if first.startswith(b"--"):
+            return first not in _EXTRACTING
+        letters = frozenset(first)
+        return bool(letters & _OTHERWISE) or not letters & _EXTRACTS
+    return first.rpartition(b"/")[2].startswith(_SCRIPTS)
+
+
+def _words(call: Call, arguments: int) -> list[bytes]:
+    """The first arguments of a 64-bit program."""
+    words = []
+    try:
+        for (address,) in struct.iter_unpack("<Q", call.peek(arguments, 8 * _WORDS)):
+            if not address:
+                break
+            words.append(call.glimpse(address))
+    except (OSError, struct.error):  # not a list
+        pass
+    return words
+
+
+def _is_elf(call: Call, path: bytes) -> bool:
+    """Whether it is a program proper, not a script."""
+    try:
+        where = call.locate(AT_FDCWD, path, True)
+        try:
+            fd = os.open(procfs.of_fd(where), os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(where)
+        try:
+            return os.read(fd, len(_ELF)) == _ELF
+        finally:
+            os.close(fd)
+    except OSError:
         return False
-
-
-def _word(call: Call, arguments: int, number: int) -> bytes:
-    """One of the arguments of a 64-bit program. Raises EFAULT behind the last."""
-    (address,) = struct.unpack("<Q", call.peek(arguments + 8 * number, 8).ljust(8, b"\0"))
-    return call.glimpse(address)

@@ -84,7 +84,7 @@ _NATIVE = {
     "aarch64": ((AUDIT_AARCH64, AARCH64 | _COMMON), (AUDIT_ARM, ARM | _COMMON)),
 }
 
-_O_CREAT, _TMPFILE = 0o100, 0o20000000
+_O_CREAT, _O_EXCL, _TMPFILE = 0o100, 0o200, 0o20000000
 _PR_SET_KEEPCAPS = 8
 _SO_PEERCRED = 17
 _EPERM = 1
@@ -104,6 +104,16 @@ _ANSWERS = {"capset": 0, "setxattrat": _ENOSYS}
 # Programs proper lie elsewhere. The bounds are those of the address's high word.
 MARKED = ("stat", "fstat", "lstat", "newfstatat")
 _INSTRUCTION_POINTER_HIGH = 12
+# Not asked about in processes with the other mark, which root has started as programs that give
+# each file they make an owner themselves: what these conditions hold of. Other conditions are as
+# above. The mark is a stack limit of this size, which puts the libraries as much lower.
+_FREE: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "open": ((1, _JSET, _O_EXCL),), "openat": ((2, _JSET, _O_EXCL),),
+    "mkdir": (), "mkdirat": (), "symlink": (), "symlinkat": (),
+    "fchown": ((1, _JEQ, 0), (2, _JEQ, 0)), "lchown": ((1, _JEQ, 0), (2, _JEQ, 0)),
+}  # fmt: skip
+FREE_STACK = 1 << 46
+_RLIMIT_STACK = 3
 # Called so often that they come first.
 _FREQUENT = ("newfstatat", "openat", "fstat", "stat", "lstat", "open")
 # What is answered "done" where the kernel cannot ask us (no listener): owners are lost then.
@@ -134,7 +144,37 @@ def _argument(index: int) -> int:
     return 16 + 8 * index  # struct seccomp_data, low word on little-endian machines
 
 
-def _call(name: str, number: int, notify: bool, marked: tuple[int, int]) -> bytes:
+# A test of a call: where a word of seccomp_data lies, instruction, operand, and where to go on if
+# it holds and if not: _NEXT, _ASK or _FREELY.
+_NEXT, _ASK, _FREELY = range(3)
+Test = tuple[int, int, int, int, int]
+
+
+def _tests(name: str, marked: tuple[int, int], free: tuple[int, int]) -> list[Test]:
+    """What decides whether a call is asked about; it is when all of them lead on."""
+    place = _INSTRUCTION_POINTER_HIGH
+    if name in MARKED:
+        low, high = marked
+        return [(place, _JGE, high, _FREELY, _NEXT), (place, _JGE, low, _NEXT, _FREELY)]
+    tests = []
+    within = [(place, _JGE, free[1], _ASK, _NEXT), (place, _JGE, free[0], _NEXT, _ASK)]
+    if name in _CONDITIONS:
+        argument, test, operand = _CONDITIONS[name]
+        tests.append((_argument(argument), test, operand, _NEXT, _FREELY))
+    if name in _FREE and free[1]:
+        tests += within
+        tests += [(_argument(n), test, operand, _NEXT, _ASK) for n, test, operand in _FREE[name]]
+        tests[-1] = (*tests[-1][:3], _FREELY, _ASK)
+    if name == "prlimit64" and free[1]:  # they see a stack limit as it was
+        tests = [
+            (_argument(2), _JGE, 1, _ASK, _NEXT),
+            (_argument(1), _JEQ, _RLIMIT_STACK, _NEXT, _FREELY),
+            (place, _JGE, free[1], _FREELY, _NEXT), (place, _JGE, free[0], _NEXT, _FREELY),
+        ]  # fmt: skip
+    return tests
+
+
+def _call(name: str, number: int, tests: list[Test], notify: bool) -> bytes:
     """The instructions for one call; each falls through when the number is another."""
     if name in _ANSWERS:
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO | _ANSWERS[name])
@@ -142,15 +182,17 @@ def _call(name: str, number: int, notify: bool, marked: tuple[int, int]) -> byte
         if name.removesuffix("16") not in _QUIET:
             return b""
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_ERRNO)
-    verdicts = _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
-    if name in MARKED:
-        place = _op(_LOAD, _INSTRUCTION_POINTER_HIGH) + _op(_JGE, marked[1], 2, 0)
-        return _op(_JEQ, number, 0, 5) + place + _op(_JGE, marked[0], 0, 1) + verdicts
-    if name in _CONDITIONS:
-        argument, test, operand = _CONDITIONS[name]
-        asked = _op(_LOAD, _argument(argument)) + _op(test, operand, 0, 1)
-        return _op(_JEQ, number, 0, 4) + asked + verdicts
-    return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
+    if not tests:
+        return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
+    loads = [at == 0 or tests[at - 1][0] != test[0] for at, test in enumerate(tests)]
+    left = sum(loads) + len(tests)
+    out = _op(_JEQ, number, 0, left + 2)
+    for load, (offset, test, operand, yes, no) in zip(loads, tests, strict=True):
+        out += _op(_LOAD, offset) if load else b""
+        left -= 1 + load
+        way = (0, left, left + 1)
+        out += _op(test, operand, way[yes], way[no])
+    return out + _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
 
 
 def program(*, notify: bool = True, machine: str = "") -> bytes:
@@ -161,9 +203,10 @@ def program(*, notify: bool = True, machine: str = "") -> bytes:
         block = _op(_LOAD, _NR)
         if arch == AUDIT_X86_64:
             block += _op(_JGE, _X32, 0, 1) + _op(_RETURN, RET_ERRNO | _ENOSYS)
+        free = free_range(machine) if arch == AUDIT_X86_64 else (0, 0)
         first = [name for name in _FREQUENT if name in table]
         for name in (*first, *(name for name in table if name not in first)):
-            block += _call(name, table[name], notify, marked)
+            block += _call(name, table[name], _tests(name, marked, free), notify)
         block += _op(_RETURN, RET_ALLOW)
         out += _op(_JEQ, arch, 0, len(block) // 8) + block
     return out + _op(_RETURN, RET_ALLOW)
@@ -178,6 +221,14 @@ def marked_range(machine: str = "", stack: int = 0) -> tuple[int, int]:
         return 0x100, 0x1600
     size = 1 << ((stack or _own_stack()) >> 32).bit_length()
     return size // 4, size * 3 // 8
+
+
+def free_range(machine: str = "") -> tuple[int, int]:
+    """The same for the mark of FREE_STACK; (0, 0) where it cannot be told from others.
+
+    ARM may move libraries about by a quarter of the address space, x86 by 1 TiB (28 bits of pages).
+    """
+    return (0x3E00, 0x4000) if (machine or os.uname().machine) == "x86_64" else (0, 0)
 
 
 def _own_stack() -> int:

@@ -120,6 +120,7 @@ class Supervisor:
         return create(call, self.identities.of(call.pid), self.ledger)
 
     def _limit(self, call: Call) -> Reply:
+        self._readers.started(call.pid)
         return limit(call, self.identities.of(call.pid))
 
     def _keep(self, call: Call) -> Reply:

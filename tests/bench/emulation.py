@@ -5,7 +5,8 @@
 To be run as root, from a checkout with a .venv that NAME can read. TAR is a root file system of
 Debian (tests/integration/as-root leaves one). Both sides stand on the same tree, in overlays on
 the same file system, and take turns. Packages and sources are fetched beforehand. DIRECTORY keeps
-the tree, so a second call only measures.
+the tree, so a second call only measures. What the rounds made is deleted after the last one: ext4
+without a journal is slow to make files where others were deleted in the last minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
@@ -55,6 +57,8 @@ class Bench:
 
     def __init__(self, work: Path, user: str) -> None:
         self.work, self.user = work, user
+        self._tags: list[str] = []
+        self._scratch: list[Path] = []
 
     def tool(self, program: str, *args: object) -> str:
         """The output of one of our programs, run as the user."""
@@ -85,20 +89,22 @@ class Bench:
         )  # fmt: skip
         (self.work / "bench.tar").unlink()
 
-    def emulated(self, command: str) -> tuple[float, str]:
-        """Seconds of the command in a RUN, and how many calls were answered."""
+    def emulated(self, command: str) -> tuple[Took, str]:
+        """What the command took in a RUN, and how many calls were answered."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             context = Path(name)
             dockerfile = f'FROM bench\nSHELL ["/bin/bash", "-c"]\nRUN {timed(command)}\n'
             (context / "Dockerfile").write_text(dockerfile)
             context.chmod(0o755)
-            out = self.tool("ch-image", "build", "-v", "--rebuild", "-t", "out", context)
+            self._tags.append(f"out{len(self._tags)}")
+            out = self.tool("ch-image", "build", "-v", "--rebuild", "-t", self._tags[-1], context)
         calls = re.search(r"answered (\d+) calls", out)
-        return seconds(out), calls[1] if calls else "0"
+        return took(out), calls[1] if calls else "0"
 
-    def native(self, command: str) -> float:
-        """Seconds of the command as root, in a chroot without a filter."""
+    def native(self, command: str) -> Took:
+        """What the command took as root, in a chroot without a filter."""
         scratch = Path(tempfile.mkdtemp(dir=self.work))
+        self._scratch.append(scratch)
         for name in ("up", "work", "m"):
             (scratch / name).mkdir()
         done = subprocess.run(
@@ -106,21 +112,41 @@ class Bench:
              "-ec", CHROOT, "bash", self.work / "tree", scratch, timed(command)],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-        subprocess.run(["rm", "-rf", scratch], check=True)
-        return seconds(done.stdout + done.stderr)
+        return took(done.stdout + done.stderr)
+
+    def clean(self) -> None:
+        """Delete what the rounds made."""
+        subprocess.run(["rm", "-rf", *self._scratch], check=True)
+        if self._tags:
+            self.tool("ch-image", "delete", *self._tags)
+        self._scratch, self._tags = [], []
 
 
 def timed(command: str) -> str:
-    """The command, telling how long it took."""
-    return f'TIMEFORMAT="took %R"; time {{ {command}; }} > /tmp/log 2>&1 || cat /tmp/log'
+    """The command, telling how long it took, and what CPU: its own, and that of process 1."""
+    return (
+        f'TIMEFORMAT="took %R %U %S"; time {{ {command}; }} > /tmp/log 2>&1 || cat /tmp/log; '
+        'read -a p < /proc/1/stat; echo "first ${p[13]} ${p[14]}"'
+    )
 
 
-def seconds(out: str) -> float:
+class Took(NamedTuple):
+    """Seconds of a command: by the clock, of CPU, and of the supervisor's CPU beside it."""
+
+    wall: float
+    cpu: float
+    supervisor: float
+
+
+def took(out: str) -> Took:
     """What `timed` told."""
-    found = re.search(r"^took ([\d.]+)", out, re.M)
-    if not found:
+    times = re.search(r"^took ([\d.]+) ([\d.]+) ([\d.]+)", out, re.M)
+    first = re.search(r"^first (\d+) (\d+)", out, re.M)
+    if not times or not first:
         sys.exit(f"the command failed:\n{out[-2000:]}")
-    return float(found[1])
+    wall, user, system = map(float, times.groups())
+    supervisor = sum(map(int, first.groups())) / os.sysconf("SC_CLK_TCK")
+    return Took(wall, user + system, supervisor)
 
 
 def main() -> None:
@@ -141,10 +167,22 @@ def main() -> None:
             native = bench.native(WORKLOADS[name])
             emulated, calls = bench.emulated(WORKLOADS[name])
             pairs.append((emulated, native))
-        ours, roots = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        told = " ".join(f"{a:.2f}/{b:.2f}" for a, b in pairs)
-        print(f"{name:8} {ours:8.2f} s, root {roots:8.2f} s: {ratio:.3f}  ({calls} calls)  {told}")
+            print(f"  {emulated.wall:.2f} s, CPU {emulated.cpu:.2f} + {emulated.supervisor:.2f}; "
+                  f"root {native.wall:.2f} s, CPU {native.cpu:.2f}", flush=True)  # fmt: skip
+        report(name, pairs, calls)
+    bench.clean()
+
+
+def report(name: str, pairs: list[tuple[Took, Took]], calls: str) -> None:
+    """One line: medians by the clock, the ratio, and that of the least CPU of each."""
+    ours, roots = (
+        statistics.median(took.wall for took in side) for side in zip(*pairs, strict=True)
+    )
+    ratio = statistics.median(a.wall / b.wall for a, b in pairs)
+    cpu = min(a.cpu + a.supervisor for a, _ in pairs) / min(b.cpu for _, b in pairs)
+    print(
+        f"{name:8} {ours:8.2f} s, root {roots:8.2f} s: {ratio:.3f}, CPU {cpu:.3f}  ({calls} calls)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""dpkg while it unpacks is asked about less (see sandbox/readers.py): no owner is lost by that.
+
+A Python named dpkg plays its part, and does what dpkg would not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import containers
+import pytest
+from containers import owner, run
+
+from ch_image.sandbox import seccomp
+
+pytestmark = [
+    pytest.mark.userns,
+    pytest.mark.skipif(seccomp.free_range() == (0, 0), reason="no such mark on this machine"),
+]
+
+# In the container; `as_dpkg` starts what follows in a Python of that name, with these arguments.
+BEGIN = """
+import resource
+def limit():
+    return resource.getrlimit(resource.RLIMIT_STACK)[0]
+def as_dpkg(code, *words, program='/work/dpkg'):
+    begin = open('/work/begin').read()
+    pid = os.fork()
+    if pid == 0:
+        os.execv(program, ['dpkg', '-Ic', begin + code, *(words or ('--unpack',))])
+    assert os.waitpid(pid, 0)[1] == 0
+def excl(path):
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = containers.make_root(tmp_path / "root")
+    shutil.copy(containers.PYTHON, made / "work/dpkg")
+    (made / "work/begin").write_text(containers.PRELUDE + BEGIN)
+    return made
+
+
+def test_files_and_directories_that_dpkg_makes_are_not_asked_about(root: Path) -> None:
+    script = """
+as_dpkg('''
+for n in range(300):
+    fd = os.open(f'f{n}', os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    os.fchown(fd, 0, 0)
+    os.close(fd)
+    os.mkdir(f'd{n}'); os.symlink('x', f's{n}'); os.lchown(f's{n}', 0, 0)
+''')
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    assert result.notifications < 300
+    assert len(os.listdir(root / "work")) == 902
+
+
+def test_what_it_gives_others_or_takes_back_is_recorded(root: Path) -> None:
+    script = """
+os.mkdir('mail'); os.chown('mail', 0, 8); os.chmod('mail', 0o2775)
+open('back', 'w').close(); os.chown('back', 33, 33)
+as_dpkg('''
+excl('others')
+fd = os.open('others', os.O_WRONLY); os.fchown(fd, 33, 0); os.close(fd)
+excl('group'); os.chown('group', 0, 42)
+os.symlink('x', 'link'); os.lchown('link', 5, 6)
+os.chown('back', 0, 0)
+open('mail/log', 'w').close()
+''')
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    work = root / "work"
+    assert owner(work / "others") == (33, 0)
+    assert owner(work / "group") == (0, 42)
+    assert owner(work / "back") == (0, 0)
+    assert owner(work / "mail/log") == (0, 8)
+    assert result.owners["work/link"] == (5, 6)
+
+
+def test_programs_that_it_starts_are_not_dpkg(root: Path) -> None:
+    script = """
+usual = limit()
+os.mkdir('mail'); os.chown('mail', 0, 8); os.chmod('mail', 0o2775)
+as_dpkg(f'''
+assert limit() == {usual}, limit()
+code = open('/work/begin').read() + 'assert limit() == {usual}, limit(); excl("mail/child")'
+if os.fork() == 0:
+    os.execv('/usr/bin/python3', ['python3', '-Ic', code])
+assert os.wait()[1] == 0
+os.execv('/usr/bin/python3', ['python3', '-Ic', code.replace('child', 'self')])
+''')
+"""
+    assert run(root, BEGIN + script).code == 0
+    assert owner(root / "work/mail/child") == (0, 8)
+    assert owner(root / "work/mail/self") == (0, 8)
+
+
+def test_threads_of_it_can_be_made(root: Path) -> None:
+    script = """
+as_dpkg('''
+t = threading.Thread(target=excl, args=('thread',)); t.start(); t.join()
+''')
+"""
+    assert run(root, BEGIN + script).code == 0
+    assert (root / "work/thread").exists()
+
+
+NOT_DPKG = {
+    "another command": "as_dpkg('excl(\"mail/x\")', '--configure')",
+    "a script": "as_dpkg('', program='/work/script')",
+    "an exec that failed": """
+if os.fork() == 0:
+    try:
+        os.execv('/nowhere/dpkg', ['dpkg', '--unpack'])
+    except OSError:
+        os.execv('/usr/bin/python3', ['python3', '-Ic', BEGIN + 'excl("mail/x")'])
+assert os.wait()[1] == 0
+""",
+}
+
+
+@pytest.mark.parametrize("code", NOT_DPKG.values(), ids=NOT_DPKG.keys())
+def test_others_are_asked(root: Path, code: str) -> None:
+    script = root / "work/script"
+    script.write_text("#!/bin/sh\nset -C\n: > /work/mail/x\n")
+    script.chmod(0o755)
+    prepare = "os.mkdir('mail'); os.chown('mail', 0, 8); os.chmod('mail', 0o2775)\n"
+    begin = "BEGIN = open('/work/begin').read()\n"
+    assert run(root, BEGIN + prepare + begin + code).code == 0
+    assert owner(root / "work/mail/x") == (0, 8)
+
+
+def test_another_user_is_asked_as_ever(root: Path) -> None:
+    script = """
+os.chmod('.', 0o777)
+if os.fork() == 0:
+    os.setgid(33); os.setuid(33)
+    as_dpkg('excl("mine")')
+    os._exit(0)
+assert os.wait()[1] == 0
+"""
+    assert run(root, BEGIN + script).code == 0
+    assert owner(root / "work/mine") == (33, 33)
