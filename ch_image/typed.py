@@ -30,9 +30,19 @@ else:
 
     Any = BinaryIO = Final = Literal = NoReturn = TextIO = TypeAlias = object
 
-    def NewType(name, base):
-        """A function that returns what it is given."""
-        return lambda value: value
+    class NewType:
+        """Returns what it is given, and stands in aliases such as ``Name | None``."""
+
+        def __init__(self, name, base):
+            self.__name__ = name
+
+        def __call__(self, value):
+            return value
+
+        def __or__(self, other):
+            return self
+
+        __ror__ = __or__
 
     def TypeVar(name):
         """Nothing: only checkers ask what it stands for."""

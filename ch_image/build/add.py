@@ -7,7 +7,6 @@ an archive are kept unless ``--chown`` says another; ``--chmod`` does not reach 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ch_image.build.select import Lacking, Match, Selection, lack, select
 from ch_image.build.source import MODE, NAME, Source
 from ch_image.build.target import Target
 from ch_image.errors import BuildError, ImageError, printable
+from ch_image.model.sha256 import sha256
 from ch_image.typed import NamedTuple
 
 
@@ -78,7 +78,7 @@ def _check(spec: AddSpec) -> None:
 
 def identity(chosen: Sequence[Chosen], source: Source | None, remotes: Remotes) -> str:
     """One digest (64 hexadecimal digits) over all that the sources hold. Raises BuildError."""
-    out = hashlib.sha256(b"ch-image add 1\n")
+    out = sha256(b"ch-image add 1\n")
     for name, selection in chosen:
         if selection is None or source is None:
             out.update(f"R{remotes.identity(name)}\0".encode("utf-8", "surrogatepass"))

@@ -7,8 +7,6 @@ only those that no index knows.
 from __future__ import annotations
 
 import errno
-import hashlib
-import marshal
 import os
 import stat
 import time
@@ -32,8 +30,13 @@ from ch_image.build.source import (
 )
 from ch_image.build.spread import spread
 from ch_image.build.statindex import Memo, stat_key
+from ch_image.build.statindex import fingerprint as fingerprint_of
 from ch_image.errors import BuildError
-from ch_image.typed import NamedTuple
+from ch_image.model.sha256 import sha256
+from ch_image.typed import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import hashlib
 
 _BLOCK = 1 << 20  # bytes read at once
 _BATCH = 64  # files a thread takes at once
@@ -87,7 +90,7 @@ class _Digester:
                 parts.append((label, self._look(_alone(self._source, match))))
         pending = [part for _, part in parts if isinstance(part, _Pending)]
         _hash_all(self._source, pending, self._owners)
-        total = hashlib.sha256(b"ch-image selection 1\n")
+        total = sha256(b"ch-image selection 1\n")
         for label, part in parts:
             value = self._finish(part) if isinstance(part, _Pending) else part
             total.update(label + b"\0" + value)
@@ -106,7 +109,7 @@ class _Digester:
             return _Pending(level, b"", {}, 0)
         fingerprint = b""
         if level.whole:
-            fingerprint = hashlib.sha256(marshal.dumps(list(rows), 2)).digest()
+            fingerprint = fingerprint_of(rows)
             whole = self._index.whole(level.path, fingerprint)
             if whole is not None:
                 return whole
@@ -125,7 +128,7 @@ class _Digester:
         parts: list[bytes] = []
         for row in level.rows:
             parts += (os.fsencode(row[NAME]), b"\0%o\0" % row[MODE], known.get(row[NAME], _NOTHING))
-        out = hashlib.sha256(b"".join(parts)).digest()
+        out = sha256(b"".join(parts)).digest()
         if self._index is not None and level.whole:
             files = {r[NAME]: known[r[NAME]] for r in level.rows if not stat.S_ISDIR(r[MODE])}
             self._index.remember(
@@ -199,6 +202,8 @@ def _hash_open(
     source: Source, directory: int, row: Row, path: str, refused: tuple[str, ...]
 ) -> hashlib._Hash:
     """Contents and attributes of a regular file; attributes of a directory."""
+    import hashlib
+
     fd = os.open(row[NAME], _READ, dir_fd=directory)
     try:
         left = row[SIZE]  # 0 for a directory
@@ -237,6 +242,8 @@ def _hash_special(
     source: Source, directory: int, row: Row, path: str, owners: bool
 ) -> hashlib._Hash:
     """The target of a link, the numbers of a device; owners of what carries no record."""
+    import hashlib
+
     out = hashlib.sha256()
     if stat.S_ISLNK(row[MODE]):
         out.update(b"link\0" + os.fsencode(os.readlink(row[NAME], dir_fd=directory)))

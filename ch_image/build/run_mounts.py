@@ -9,7 +9,6 @@ memory only.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 import time
@@ -31,6 +30,7 @@ from ch_image.build.statindex import Memo
 from ch_image.dockerfile.mounts import ResolvedMount
 from ch_image.errors import BuildError, printable
 from ch_image.fs import owners as records
+from ch_image.model.sha256 import sha256
 from ch_image.sandbox.mounts import Bind, File, Operation, Tmpfs
 from ch_image.storage.layers import Chain
 from ch_image.storage.snapshots.base import Snapshotter
@@ -165,7 +165,7 @@ class RunMounts:
     def _cache(
         self, stack: ExitStack, mount: ResolvedMount, origin: Origin | None, chain: Chain | None
     ) -> Operation:
-        name = hashlib.sha256(mount.id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        name = sha256(mount.id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         base = os.path.join(self._storage.path, "mounts")
         for number in range(1000):
             path = os.path.join(base, f"{name}.{number}" if number else name)

@@ -93,6 +93,10 @@ class Source:
         # Digests of files that were hashed for this build, by directory and name.
         self.contents: dict[str, dict[str, bytes]] = {}
 
+    def hold(self, fd: int) -> None:
+        """Take an open directory for the root."""
+        self._fd = fd
+
     def close(self) -> None:
         """Close the root."""
         if self._fd >= 0:

@@ -2,7 +2,7 @@
 
 One file per context below the storage's ``context/`` holds, for each directory that was read:
 
-    fingerprint   sha256 over the rows (name, mode, size, mtime, ctime, inode, device) as listed
+    fingerprint   blake2b over the rows (name, mode, size, mtime, ctime, inode, device) as listed
     digest        of the listing with the contents, what `ch_image.build.select` computes
     table         of each file: device, inode, size, mtime, ctime (40 bytes) and its digest
 
@@ -16,18 +16,30 @@ The file is a cache: a damaged one, or one of another format, is as good as none
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import marshal
 import os
 import struct
 import threading
 import time
+from binascii import crc32
 from collections.abc import Callable, Mapping, Sequence
 
 from ch_image.build.source import CTIME, DEVICE, INODE, MTIME, NAME, SIZE, Row
+from ch_image.model.sha256 import sha256
+from ch_image.typed import TYPE_CHECKING
 
-_MAGIC = b"ch-image context digests 1\n"
+if TYPE_CHECKING:
+    from hashlib import blake2b
+else:
+    try:
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
+
+_MAGIC = b"ch-image context digests 2\n"
 _KEY = struct.Struct("<QQqqq")
 _HEAD = struct.Struct("<I32s32sI")
+_SUM = struct.Struct("<I")  # CRC-32 of all that follows
 _NO_KEY = bytes(_KEY.size)
 _NO_PRINT = bytes(32)
 _FINE, _COARSE = 20_000_000, 2_000_000_000  # nanoseconds: a few kernel ticks; FAT's two seconds
@@ -37,6 +49,11 @@ _LEFT_OVER = 3600  # seconds after which a half-written file belongs to nobody
 def stat_key(row: Row) -> bytes:
     """What must be the same for a file's digest to be the same."""
     return _KEY.pack(row[DEVICE], row[INODE], row[SIZE], row[MTIME], row[CTIME])
+
+
+def fingerprint(rows: Sequence[Row]) -> bytes:
+    """What changes when any row of a directory does (32 bytes)."""
+    return blake2b(marshal.dumps(list(rows), 2), digest_size=32).digest()
 
 
 def racy(row: Row, read_at: int) -> bool:
@@ -49,7 +66,7 @@ def racy(row: Row, read_at: int) -> bool:
 class _Directory:
     __slots__ = ("digest", "fingerprint", "table", "used")
 
-    def __init__(self, fingerprint: bytes, digest: bytes, table: bytes) -> None:
+    def __init__(self, fingerprint: bytes, digest: bytes, table: bytes | memoryview) -> None:
         self.fingerprint, self.digest, self.table = fingerprint, digest, table
         self.used = False
 
@@ -58,7 +75,7 @@ class StatIndex:
     """The remembered digests of the context at ``root``, in ``directory`` of the storage."""
 
     def __init__(self, directory: str, root: str) -> None:
-        name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
+        name = sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
         self.path = os.path.join(directory, name)
         self._directories: dict[str, _Directory] | None = None
         self._lock = threading.Lock()
@@ -75,7 +92,7 @@ class StatIndex:
     def files(self, path: str) -> dict[str, tuple[bytes, bytes]]:
         """What is known of the files of the directory ``path``: name -> (key, digest)."""
         found = self._all().get(path)
-        return _unpack_table(found.table) if found is not None else {}
+        return _unpack_table(bytes(found.table)) if found is not None else {}
 
     def remember(
         self,
@@ -128,7 +145,7 @@ class StatIndex:
         _sweep(directory)
         try:
             with open(temporary, "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+                file.write(_MAGIC + _SUM.pack(crc32(body)) + body)
             os.rename(temporary, self.path)
         except OSError:
             with contextlib.suppress(FileNotFoundError):
@@ -153,21 +170,20 @@ def _sweep(directory: str) -> None:
 def _pack(path: str, entry: _Directory) -> bytes:
     name = os.fsencode(path)
     head = _HEAD.pack(len(name), entry.fingerprint, entry.digest, len(entry.table))
-    return head + name + entry.table
+    return head + name + bytes(entry.table)
 
 
 def _unpack(data: bytes) -> dict[str, _Directory]:
-    start = len(_MAGIC) + 32
-    body = data[start:]
-    whole = data[: len(_MAGIC)] == _MAGIC
-    if not whole or hashlib.sha256(body).digest() != data[len(_MAGIC) : start]:
+    start = len(_MAGIC) + _SUM.size
+    body = memoryview(data)[start:]
+    if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != _SUM.pack(crc32(body)):
         return {}
     out = {}
     at, end = 0, len(body)
     while at < end:
         length, fingerprint, digest, size = _HEAD.unpack_from(body, at)
         at += _HEAD.size
-        name = os.fsdecode(body[at : at + length])
+        name = os.fsdecode(bytes(body[at : at + length]))
         at += length
         out[name] = _Directory(fingerprint, digest, body[at : at + size])
         at += size
@@ -206,7 +222,7 @@ class Memo:
         """The digest of what ``meaning`` (values whose repr says all) names, computed once."""
         known = self._elsewhere(meaning) if self._elsewhere else None
         if known is None:
-            key = hashlib.sha256(repr(meaning).encode("utf-8", "surrogatepass")).hexdigest()
+            key = sha256(repr(meaning).encode("utf-8", "surrogatepass")).hexdigest()
             known = self.get(key)
             if known is None:
                 known = compute()

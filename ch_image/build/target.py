@@ -41,7 +41,7 @@ class Target:
         self._fd = os.open(root, _ROOT)
         self._upper = os.open(upper, _ROOT) if upper else self._fd
         self._made: set[str] = {""}
-        self._new: set[str] = set()
+        self.new: set[str] = set()  # directories that were made here
 
     def __enter__(self) -> Target:
         return self
@@ -52,16 +52,21 @@ class Target:
         os.close(self._fd)
         self.tree.close()
 
+    @property
+    def fds(self) -> tuple[int, int]:
+        """Descriptors of the merged tree and of what is new in it."""
+        return self._fd, self._upper
+
     def open_dir(self, path: str) -> int:
         """A descriptor of a directory, by a path that holds no links."""
-        return open_directory(self._upper if path in self._new else self._fd, path)
+        return open_directory(self._upper if path in self.new else self._fd, path)
 
     def open_for_link(self, path: str, to: str) -> int:
         """The directory of a file that gets another name in the directory ``to``.
 
         The kernel links only inside one mount; what was copied before is seen in either.
         """
-        return open_directory(self._upper if to in self._new else self._fd, path)
+        return open_directory(self._upper if to in self.new else self._fd, path)
 
     def kind(self, path: str) -> int | None:
         """The type (S_IFMT) of what is at ``path``, None when there is nothing that counts."""
@@ -116,7 +121,7 @@ class Target:
 
     def _noting(self, on_create: OnCreate) -> OnCreate:
         def created(fd: int, path: str) -> None:
-            self._new.add(path)
+            self.new.add(path)
             on_create(fd, path)
 
         return created
@@ -159,7 +164,7 @@ class Target:
             self._made.add(path)
         if state is None:
             os.mkdir(name, 0o700, dir_fd=fd)
-            self._new.add(path)
+            self.new.add(path)
         return state is None
 
     def make_room(self, fd: int, name: str, path: str) -> None:

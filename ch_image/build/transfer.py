@@ -12,7 +12,8 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 
-from ch_image.build.place import Placer, ReadFault
+from ch_image.build.hand import MOST, Hand, Job, Queue, carry_out
+from ch_image.build.place import Placer
 from ch_image.build.select import Level, Match, levels
 from ch_image.build.source import DEVICE, INODE, LINKS, MODE, NAME, SIZE, Row, Source, join
 from ch_image.build.spread import spread
@@ -23,14 +24,8 @@ from ch_image.typed import NamedTuple
 
 _BATCH = 64  # files
 _BIG = 16 << 20  # bytes
-
-
-class _Job(NamedTuple):
-    """Files of one directory that go to one directory, each under its new name."""
-
-    path: str
-    place: str
-    rows: Sequence[tuple[Row, str]]
+_SMALL = 64 << 10  # bytes that a file has on average, or less
+_MANY = 3000  # such files, for a process of its own to be worth its start
 
 
 class _Finish(NamedTuple):
@@ -49,7 +44,7 @@ class Transfer:
         self._target = target
         self._make_placer = placer
         self._placer = placer()
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._finish: list[_Finish] = []
         self._first: dict[tuple[int, int], str] = {}
         self._links: list[tuple[str, str, Row, str]] = []
@@ -143,40 +138,46 @@ class Transfer:
         for i, (row, _) in enumerate(rows):
             size += row[SIZE]
             if i - start >= _BATCH or size > _BIG:
-                self._jobs.append(_Job(path, place, rows[start : i + 1]))
+                self._jobs.append(Job(path, place, rows[start : i + 1]))
                 start, size = i + 1, 0
         if start < len(rows):
-            self._jobs.append(_Job(path, place, rows[start:]))
+            self._jobs.append(Job(path, place, rows[start:]))
 
     def _run(self) -> None:
         """Do all jobs; the first failure stops the others."""
         jobs, self._jobs = self._jobs, []
+        files = sum(len(job.rows) for job in jobs)
         size = sum(row[SIZE] for job in jobs for row, _ in job.rows)
+        if files >= _MANY and size < _SMALL * files and len(os.sched_getaffinity(0)) > 1:
+            self._run_with_a_hand(jobs)
+            return
 
-        def worker() -> Callable[[_Job], None]:
+        def worker() -> Callable[[Job], None]:
             placer = self._make_placer()
             return lambda job: self._do(job, placer)
 
         spread(jobs, size, worker)
 
-    def _do(self, job: _Job, placer: Placer) -> None:
-        with self._source.reading(job.path):
-            src = self._source.open_dir(job.path)
-        at = job.place
+    def _run_with_a_hand(self, jobs: Sequence[Job]) -> None:
+        """Do what is in the queue, and so does another process."""
+        step = -(-len(jobs) // MOST)
+        some = [jobs[n : n + step] for n in range(0, len(jobs), step)]
+        placer, target = self._make_placer(), self._target
+        queue = Queue(len(some))
         try:
-            dst = self._target.open_dir(job.place)
+            hand = Hand(some, queue, self._source, placer.policy, target.fds, target.new)
             try:
-                for row, name in job.rows:
-                    at = f"{job.place}/{name}" if job.place else name
-                    placer.node(src, row, job.path, dst, name, at)
+                while (number := queue.take()) is not None:
+                    for job in some[number]:
+                        self._do(job, placer)
+                hand.result(placer)
             finally:
-                os.close(dst)
-        except ReadFault as fault:
-            raise self._source.fault(join(job.path, row[NAME]), fault.error) from None
-        except OSError as error:
-            raise write_fault(at, error) from None
+                hand.close()
         finally:
-            os.close(src)
+            queue.close()
+
+    def _do(self, job: Job, placer: Placer) -> None:
+        carry_out(job, self._source, placer, self._target.open_dir)
 
     def _link(self, first: str, place: str, row: Row, path: str) -> None:
         """Another name of a file that was copied already."""
@@ -191,7 +192,7 @@ class Transfer:
                 except OSError as error:
                     if error.errno != errno.EMLINK:
                         raise
-                    self._do(_Job(path, here, [(row, new)]), self._placer)
+                    self._do(Job(path, here, [(row, new)]), self._placer)
                 finally:
                     os.close(dst)
             finally:

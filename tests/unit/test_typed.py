@@ -103,3 +103,9 @@ def test_a_value_survives_pickle_and_matches() -> None:
     match pickle.loads(pickle.dumps(Kept(3))):
         case Kept(a):
             assert a == 3
+
+
+def test_a_new_type_is_a_name_only_and_stands_in_unions() -> None:
+    name: Any = typed.NewType("Name", str)  # type: ignore[misc]
+    assert name("x") == "x"
+    assert (name | None, None | name) == (name, name)
