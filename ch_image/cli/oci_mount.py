@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from ch_image.cli import options
-from ch_image.cli.oci_run import status_of, store_of
+from ch_image.cli.oci_run import store_of
 from ch_image.cli.session import Session, emit
 from ch_image.errors import BuildError, ChError, ImageError, UsageError, printable
 
@@ -185,7 +185,7 @@ def _list(session: Session) -> int:
     ]
     store = store_of(session)
     containers = [
-        {"id": one.id, "status": status_of(store, one), "pid": one.pid, "bundle": one.bundle}
+        {"id": one.id, "status": store.shown(one), "pid": one.pid, "bundle": one.bundle}
         for one in store.list()
     ]
     if session.parsed.text("format") == "json":

@@ -26,14 +26,6 @@ def store_of(session: Session) -> Store:
     return Store(containers_path("", session.env))
 
 
-def status_of(store: Store, record: Record) -> str:
-    """What the specification calls it, or ``paused``."""
-    from ch_image.oci.freeze import PAUSED
-
-    status = store.status(record)
-    return PAUSED if status == "running" and record.more.get(PAUSED) else status
-
-
 def _order(session: Session, *, owner: int = -1, direct: bool = False) -> Order:
     from ch_image.oci.keeper import Order
 
@@ -160,7 +152,6 @@ def _state(session: Session) -> int:
     store, ident = store_of(session), session.words[0]
     found = container.state(store, ident)
     record = store.read(ident)
-    found["status"] = status_of(store, record)
     if EXIT in record.more:
         found["exitCode"] = record.more[EXIT]
     emit([json.dumps(found, indent=2)])
@@ -214,12 +205,10 @@ ATTACH = options.Command(
 def _exec(session: Session) -> int:
     import socket
 
-    from ch_image.oci import container, freeze
+    from ch_image.oci import container
     from ch_image.oci.attach import Attachment, OwnChild, OwnTerminal, received
 
     store, ident, parsed = store_of(session), session.words[0], session.parsed
-    if freeze.is_paused(store, ident):
-        raise ChError(f"nothing can be run in container {ident}: it is paused")
     terminal = parsed.has("terminal")
     process = container.template(store, ident)._replace(
         args=tuple(session.words[1:]), terminal=terminal, console_size=None

@@ -76,6 +76,8 @@ COMMANDS: dict[str, tuple[str, str, tuple[options.Option, ...]]] = {
         options.flag("-f --force", "kill it first; an unknown one is no fault"),
     )),
     "exec": ("ID [CMD...]", "run another process in a container", _EXEC),
+    "pause": ("ID", "stop all processes of a container", ()),
+    "resume": ("ID", "let them go on", ()),
     "list": ("", "list containers", (
         options.flag("-q --quiet", "only IDs"),
         options.value("-f --format", "FORMAT", "table or json", choices=("table", "json")),
@@ -270,13 +272,27 @@ def _exec(parsed: Parsed, given: Given) -> int:
     return execute(parsed, given.store(), given.wishes(parsed))
 
 
+def _pause(parsed: Parsed, given: Given) -> int:
+    from ch_image.oci import freeze
+
+    freeze.pause(given.store(), parsed.words[0])
+    return 0
+
+
+def _resume(parsed: Parsed, given: Given) -> int:
+    from ch_image.oci import freeze
+
+    freeze.resume(given.store(), parsed.words[0])
+    return 0
+
+
 def _list(parsed: Parsed, given: Given) -> int:
     store = given.store()
     records = store.list()
     if parsed.text("format", "table") == "json":
         import json
 
-        print(json.dumps([record.state(store.status(record)) for record in records]))
+        print(json.dumps([record.state(store.shown(record)) for record in records]))
         return 0
     if parsed.has("quiet"):
         for record in records:
@@ -284,7 +300,7 @@ def _list(parsed: Parsed, given: Given) -> int:
         return 0
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED")]
     for one in records:
-        status = store.status(one)
+        status = store.shown(one)
         pid = "0" if status == "stopped" else str(one.pid)
         rows.append((one.id, pid, status, printable(one.bundle, 300), one.created))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -316,7 +332,8 @@ def _features(_parsed: Parsed, _given: Given) -> int:
 
 _RUN: dict[str, Callable[[Parsed, Given], int]] = {
     "create": _create, "start": _start, "run": _run, "state": _state, "kill": _kill,
-    "delete": _delete, "exec": _exec, "list": _list, "ps": _ps, "features": _features,
+    "delete": _delete, "exec": _exec, "pause": _pause, "resume": _resume,
+    "list": _list, "ps": _ps, "features": _features,
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from ch_image.oci.states import (
     check_id,
     held,
     knock,
+    remove_stubs,
 )
 from ch_image.oci.wishes import NO_WISHES, Wishes
 from ch_image.sandbox import syscalls as kernel
@@ -95,6 +96,7 @@ def create(
         return hold.record
     except BaseException:
         creation.undo()
+        remove_stubs(hold.record)
         hold.remove()
         _forget(wishes.pid_file)
         raise
@@ -226,7 +228,7 @@ def _status(store: Store, hold: Held) -> str:
 def state(store: Store, ident: str) -> dict[str, Any]:
     """The state as the specification's JSON has it (``ociVersion``, ``id``, ``status``, ...)."""
     record = store.read(ident)
-    status = store.status(record)
+    status = store.shown(record)
     if status == CREATING and store.forget_abandoned(ident):
         raise NotFound(f"there is no container {ident}")
     return record.state(status)
@@ -281,11 +283,11 @@ def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silen
             status = _status(store, hold)
             if status != STOPPED:
                 raise ChError(
-                    f"container {ident} cannot be deleted: it is {status}",
+                    f"container {ident} cannot be deleted: it is {store.shown(hold.record)}",
                     hint="kill it first, or use --force",
                 )
             record = hold.record
-            remove_stubs_of(record)
+            remove_stubs(record)
             hold.remove()
     except NotFound:
         if force:
@@ -298,17 +300,6 @@ def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silen
     state_ = record.state(STOPPED)
     for text in hooks.run_all("poststop", _hooks(record.poststop), state_, record.bundle):
         warn(text)
-
-
-def remove_stubs_of(record: Record) -> None:
-    """Take the mount points away that the container needed and its tree lacked."""
-    if record.stubs:
-        from ch_image.sandbox.mounts import remove_stubs
-
-        try:
-            remove_stubs(record.rootfs, [(path, at) for path, at in record.stubs])
-        except OSError:  # the tree is gone, or lies in another mount namespace
-            pass
 
 
 def _kill_hard(store: Store, record: Record) -> None:
@@ -377,7 +368,7 @@ def execute(store: Store, ident: str, process: Process, wishes: Wishes = NO_WISH
     The caller waits for it (``os.waitpid``). Raises ChError when it cannot be started.
     """
     record = store.read(ident)
-    status = store.status(record)
+    status = store.shown(record)
     if status not in (CREATED, RUNNING):
         raise ChError(f"nothing can be run in container {ident}: it is {status}")
     from ch_image.oci import entering

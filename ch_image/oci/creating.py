@@ -10,7 +10,7 @@ from ch_image.errors import ChError, SandboxError
 from ch_image.oci import first, hooks, ids, joining, seccomp, terminal
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Spec, User
-from ch_image.oci.states import CREATED, CREATING, QUIET, RECORDED, Held, born
+from ch_image.oci.states import CREATED, CREATING, QUIET, RECORDED, Held, boot, born
 from ch_image.oci.wishes import Wishes
 
 _SIGKILL = 9
@@ -21,7 +21,7 @@ class Creation:
 
     def __init__(self, held: Held, spec: Spec, wishes: Wishes, rootfs: str) -> None:
         self._held, self._spec, self._wishes, self._rootfs = held, spec, wishes, rootfs
-        self._channel, self._inner = Channel.pair()
+        self._channel, self.inner = Channel.pair()
         self._maker = self._pid = 0
         self._emulation = ""
         self._made: list[tuple[str, int]] = []
@@ -35,12 +35,12 @@ class Creation:
         self._maker = os.fork()
         if self._maker == 0:
             first.make(setup)
-        self._inner.close()
+        self.inner.close()
         waiting.close()
         more.close()
         if self._console is not None and self._wishes.console < 0:
             self._console.close()
-        self._converse()
+        self.converse()
         _reap(self._maker, wait=self._emulation != RECORDED)
 
     def undo(self) -> None:
@@ -70,7 +70,7 @@ class Creation:
             bundle=self._held.record.bundle,
             rootfs=self._rootfs,
             state=self._held.record.state(CREATED),
-            channel=self._inner,
+            channel=self.inner,
             waiting=waiting,
             more=more,
             console=self._console,
@@ -83,8 +83,9 @@ class Creation:
             foreign=(self._held.lock, self._channel.end.fileno()),
         )
 
-    def _converse(self) -> None:
+    def converse(self) -> None:
         """Answer the maker and the first process until the latter is ready."""
+        furnished = False
         while True:
             message = self._channel.receive()
             if not message:
@@ -99,14 +100,20 @@ class Creation:
             elif kind == "pid":
                 self._pid = int(words[0])
                 self._save(CREATING)
-            elif kind == "hooks":
+            elif kind == "stubs":
                 at = iter(words)
                 self._made = [(path, int(time_)) for path, time_ in zip(at, at, strict=True)]
-                self._hooks()
-                self._channel.send("go")
+                self._save(CREATING)
+            elif kind == "hooks":
+                furnished = True
             elif kind == "ready":
                 self._settle()
                 return
+            # The two messages are of two processes, so they come in either order.
+            if furnished and self._pid:
+                furnished = False
+                self._hooks()
+                self._channel.send("go")
 
     def _map(self) -> None:
         wishes, got = self._wishes, self._asked
@@ -132,6 +139,7 @@ class Creation:
                 phase=phase,
                 pid=self._pid,
                 born=born(self._pid),
+                boot=boot(),
                 emulation=self._emulation,
                 stubs=tuple(self._made),
             )

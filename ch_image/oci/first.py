@@ -202,10 +202,13 @@ def _furnish(setup: Setup, proc: int) -> None:
     def warn(text: str) -> None:
         channel.send("warn", text)
 
-    root = rootfs.furnish(spec, setup.rootfs, setup.bundle, warn)
+    def made(stubs: list[tuple[str, int]]) -> None:
+        channel.send("stubs", *(word for path, at in stubs for word in (path, str(at))))
+
+    root = rootfs.furnish(spec, setup.rootfs, setup.bundle, made, warn)
     _names(spec)
     _sysctl(spec, proc, warn)
-    channel.send("hooks", *(word for path, at in root.made for word in (path, str(at))))
+    channel.send("hooks")
     if not channel.receive():
         os._exit(1)
     hooks.run("createContainer", spec.hooks.create_container, state, setup.bundle)

@@ -14,25 +14,18 @@ from contextlib import suppress
 
 from ch_image.errors import ChError
 from ch_image.oci import container
-from ch_image.oci.states import RUNNING, Store, held
+from ch_image.oci.states import PAUSED, RUNNING, Store, held
 
-PAUSED = "paused"  # in Record.more
 _ROUNDS = 1000
 _PAUSE = 0.005  # seconds between two looks
-
-
-def is_paused(store: Store, ident: str) -> bool:
-    """Whether the container was paused and not resumed. Raises NotFound."""
-    return bool(store.read(ident).more.get(PAUSED))
 
 
 def pause(store: Store, ident: str) -> None:
     """Stop all processes of a running container. Raises ChError."""
     with held(store, ident) as hold:
-        status = store.status(hold.record)
-        if status != RUNNING or hold.record.more.get(PAUSED):
-            now = PAUSED if status == RUNNING else status
-            raise ChError(f"container {ident} cannot be paused: it is {now}")
+        status = store.shown(hold.record)
+        if status != RUNNING:
+            raise ChError(f"container {ident} cannot be paused: it is {status}")
         for _ in range(_ROUNDS):
             running = [pid for pid in container.processes(store, ident) if not _is_stopped(pid)]
             if not running:
@@ -50,8 +43,9 @@ def pause(store: Store, ident: str) -> None:
 def resume(store: Store, ident: str) -> None:
     """Let them go on. Raises ChError."""
     with held(store, ident) as hold:
-        if store.status(hold.record) != RUNNING or not hold.record.more.get(PAUSED):
-            raise ChError(f"container {ident} cannot be resumed: it is {store.status(hold.record)}")
+        status = store.shown(hold.record)
+        if status != PAUSED:
+            raise ChError(f"container {ident} cannot be resumed: it is {status}")
         _continue(store, ident)
         hold.save(hold.record._replace(more=hold.record.more | {PAUSED: False}))
 

@@ -39,16 +39,18 @@ _PROPAGATIONS = {
     "unbindable": kernel.MS_UNBINDABLE,
 }
 Warn = Callable[[str], None]
+Made = Callable[[list[tuple[str, int]]], None]
 
 
 class _Lacking(Exception):
     """A file system that cannot be had, and that nothing can stand in for."""
 
 
-def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
+def furnish(spec: Spec, path: str, bundle: str, made: Made, warn: Warn) -> Root:
     """In a fresh mount namespace: the new root at ``path`` with all that is mounted in it.
 
-    Raises SandboxError that names the part of config.json.
+    ``made`` hears of the mount points that were made, also when this fails. Raises SandboxError
+    that names the part of config.json.
     """
     if not joins_mounts(spec):
         _separate(spec)
@@ -59,6 +61,14 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
         kernel.mount(None, fd_path(root.fd), None, kernel.MS_PRIVATE)
     except OSError as error:
         raise SandboxError(f"root.path: {printable(path, 300)}: {error.strerror}") from None
+    try:
+        _fill(root, spec, bundle, warn)
+    finally:
+        made(root.made)
+    return root
+
+
+def _fill(root: Root, spec: Spec, bundle: str, warn: Warn) -> None:
     for number, mount in enumerate(spec.mounts):
         where = f"mounts[{number}] on {printable(mount.destination, 200)}"
         try:
@@ -72,7 +82,6 @@ def furnish(spec: Spec, path: str, bundle: str, warn: Warn) -> Root:
     _devices(root, spec, warn)
     if spec.process:
         os.close(_directory(root, spec.process.cwd))
-    return root
 
 
 def _separate(spec: Spec) -> None:

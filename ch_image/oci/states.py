@@ -28,18 +28,20 @@ from ch_image.errors import ChError, NotFound, StorageError, printable
 from ch_image.typed import Any, NamedTuple
 
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
+PAUSED = "paused"  # what a running container is called meanwhile; and in Record.more
 RECORDED, QUIET = "recorded", "quiet"  # root emulation: by a supervisor, or just "done"
 VERSION = "1.3.0"  # of the runtime-spec that is followed
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}")
 _PATIENCE = 10.0  # seconds to wait for another command on the same container
 _PAUSE = 0.01
+_NEW, _GONE = ".new-", ".gone-"  # what no container's name begins with
 
 
 class Record(NamedTuple):
     """What is known of a container.
 
     ``pid`` is its first process as its creator saw it, ``born`` that process's start time in clock
-    ticks since boot; both 0 until there is one. ``rootfs`` is its tree as seen by its creator.
+    ticks since ``boot``; both 0 until there is one. ``rootfs`` is its tree as seen by its creator.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Record(NamedTuple):
     phase: str = CREATING  # CREATING or CREATED; the rest is observed, not remembered
     pid: int = 0
     born: int = 0
+    boot: str = ""  # the kernel's name for the time since it was started, see boot()
     created: str = ""  # RFC 3339, UTC
     annotations: tuple[tuple[str, str], ...] = ()
     emulation: str = ""  # RECORDED, QUIET or none
@@ -83,7 +86,7 @@ class Held:
     def remove(self) -> None:
         """Take the container's directory away."""
         # First out of sight by one step: what dies in between leaves no half container.
-        gone = f"{os.path.dirname(self.path)}/.gone-{os.getpid()}-{os.path.basename(self.path)}"
+        gone = f"{os.path.dirname(self.path)}/{_GONE}{os.urandom(8).hex()}"
         os.rename(self.path, gone)
         _clear(gone)
         try:
@@ -113,17 +116,7 @@ class Store:
     def reserve(self, record: Record) -> Held:
         """A new container's directory, locked, its phase CREATING. Raises ChError if it exists."""
         check_id(record.id)
-        fresh = f"{self.path}/.new-{os.getpid()}-{record.id}"
-        while True:
-            self._prepare()
-            _clear(fresh)
-            try:
-                os.mkdir(fresh, 0o700)
-                break
-            except FileNotFoundError:  # the last container went, and the store with it
-                continue
-        lock = os.open(f"{fresh}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fresh, lock = self._fresh()
         _write(fresh, record)
         final = f"{self.path}/{record.id}"
         for _ in range(3):
@@ -141,6 +134,21 @@ class Store:
         raise ChError(
             f"container {record.id} exists already", hint="delete it, or choose another ID"
         )
+
+    def _fresh(self) -> tuple[str, int]:
+        """A new directory that is no container yet, and its lock, which is ours."""
+        while True:
+            self._prepare()
+            fresh = f"{self.path}/{_NEW}{os.urandom(8).hex()}"
+            try:
+                os.mkdir(fresh, 0o700)
+                lock = os.open(f"{fresh}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # swept, or the store went with its last container
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return fresh, lock
+            os.close(lock)  # swept before we had it
 
     def hold(self, ident: str) -> Held:
         """A container's directory, locked. Raises NotFound."""
@@ -183,9 +191,14 @@ class Store:
         """creating, created, running or stopped, by looking."""
         if not record.pid or record.phase == CREATING:
             return CREATING
-        if born(record.pid) != record.born:
+        if born(record.pid) != record.born or _is_earlier(record.boot):
             return STOPPED
         return CREATED if listens(f"{self.path}/{record.id}") else RUNNING
+
+    def shown(self, record: Record) -> str:
+        """The status as it is told: that, or paused, which the specification leaves to runtimes."""
+        status = self.status(record)
+        return PAUSED if status == RUNNING and record.more.get(PAUSED) else status
 
     def list(self) -> list[Record]:
         """All containers, by ID; abandoned ones are taken away."""
@@ -216,9 +229,8 @@ class Store:
                 f"others can write to {self.path}", hint=f"chmod go-w {self.path}, or give --root"
             )
         for name in os.listdir(self.path):
-            pid = name.split("-")[1] if name.startswith((".new-", ".gone-")) else ""
-            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                _clear(f"{self.path}/{name}")
+            if name.startswith((_NEW, _GONE)):
+                _sweep(f"{self.path}/{name}")
 
     def forget_abandoned(self, ident: str) -> bool:
         """Take away a container whose creator was killed; False when it is a real one."""
@@ -227,16 +239,23 @@ class Store:
             lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return not os.path.exists(path)
+        gone = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.read(ident).phase == CREATING:
-                Held(path, -1, Record(ident, "")).remove()
-                return True
-        except (BlockingIOError, NotFound):
+            # What we have locked may have been deleted, and another may have the ID by now.
+            if os.path.samestat(os.fstat(lock), os.stat(f"{path}/lock")):
+                record = self.read(ident)
+                gone = record.phase == CREATING
+                if gone:
+                    remove_stubs(record)
+                    Held(path, -1, record).remove()
+        except BlockingIOError:
             pass
+        except (FileNotFoundError, NotFound):
+            gone = True
         finally:
             os.close(lock)
-        return False
+        return gone
 
 
 def held(store: Store, ident: str) -> Held:
@@ -244,13 +263,48 @@ def held(store: Store, ident: str) -> Held:
     return store.hold(ident)
 
 
+def remove_stubs(record: Record) -> None:
+    """Take the mount points away that the container needed and its tree lacked."""
+    if record.stubs:
+        from ch_image.sandbox import mounts
+
+        try:
+            mounts.remove_stubs(record.rootfs, list(record.stubs))
+        except OSError:  # the tree is gone, or lies in another mount namespace
+            pass
+
+
+def _sweep(directory: str) -> None:
+    """Remove what nobody holds the lock of."""
+    try:
+        lock = os.open(f"{directory}/lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # just being made, and then not empty for long; or half gone
+        _remove(directory)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _clear(directory)
+    except BlockingIOError:  # somebody is at it
+        pass
+    finally:
+        os.close(lock)
+
+
 def _clear(directory: str) -> None:
     """Remove a directory of files, as far as it can be done."""
     try:
-        for name in os.listdir(directory):
+        # The lock last: without one, only an empty directory is taken away.
+        for name in sorted(os.listdir(directory), key="lock".__eq__):
             os.unlink(f"{directory}/{name}")
-        os.rmdir(directory)
     except OSError:  # somebody else was faster, or it is none
+        pass
+    _remove(directory)
+
+
+def _remove(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
         pass
 
 
@@ -271,6 +325,21 @@ def born(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] in b"ZX" else int(fields[19])
+
+
+def boot() -> str:
+    """Which start of this machine it is; empty when that cannot be known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _is_earlier(name: str) -> bool:
+    """Whether it is another start of this machine than now; what is not known is this one."""
+    now = boot()
+    return bool(name and now) and name != now
 
 
 def listens(directory: str) -> bool:

@@ -168,6 +168,16 @@ def test_what_cannot_be_created_leaves_nothing(
     assert runtime.leftovers() == []
 
 
+def test_a_failed_create_leaves_the_root_as_it_was(runtime: bundles.Runtime) -> None:
+    before = set((runtime.bundle / "rootfs").rglob("*"))
+    more = [{"destination": "/made/here", "type": "tmpfs"}, {"destination": "/x", "type": "nosuch"}]
+    runtime.write("true", mounts=[*bundles.MOUNTS, *more])
+    assert "mounts[4] on /x" in runtime.create("c").fault()
+    runtime.write("true", mounts=[*bundles.MOUNTS, more[0]], process={"args": ["nosuch"]})
+    assert "executable file not found" in runtime.create("c").fault()
+    assert set((runtime.bundle / "rootfs").rglob("*")) ^ before == set()
+
+
 def test_several_faults_of_a_config_have_a_line_each(runtime: bundles.Runtime) -> None:
     runtime.write("true", root={}, mounts=[{"type": "proc"}])
     done = runtime.create("c")
@@ -251,7 +261,8 @@ def test_since_version_1_3_a_failed_poststart_hook_ends_the_container(
 
 def test_a_killed_create_leaves_nothing(runtime: bundles.Runtime) -> None:
     """Killed while a hook keeps it: no process stays, and the ID is free."""
-    runtime.write("true", hooks={"createRuntime": [{
+    made = {"destination": "/made/here", "type": "tmpfs"}
+    runtime.write("true", mounts=[*bundles.MOUNTS, made], hooks={"createRuntime": [{
         "path": "/bin/sh", "args": ["sh", "-c", f"touch {runtime.bundle}/here; sleep 60"],
     }]})  # fmt: skip
     words = ("--root", runtime.states, "create", "--bundle", runtime.bundle, "c")
@@ -268,6 +279,7 @@ def test_a_killed_create_leaves_nothing(runtime: bundles.Runtime) -> None:
     creator.kill()
     creator.wait()
     assert runtime("state", "c").fault() == "there is no container c"
+    assert not (runtime.bundle / "rootfs/made").exists()
     subprocess.run(["pkill", "-g", str(creator.pid)], check=False)  # the hook itself
     runtime.write("true")
     assert runtime.run().code == 0
@@ -284,6 +296,26 @@ def test_a_container_outlives_its_creator_and_is_known_by_its_process(
     os.kill(json.loads(runtime("state", "c").out)["pid"], signal.SIGKILL)
     runtime.stops()
     runtime("delete", "c").ok()
+
+
+def test_what_an_earlier_start_of_the_machine_left_is_stopped(runtime: bundles.Runtime) -> None:
+    """A store that is no tmpfs outlives its containers; their numbers are other processes' then."""
+    runtime.write("sleep", "60")
+    runtime.create("c").ok()
+    runtime("start", "c").ok()
+    path = runtime.states / "c/state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"boot": "0b5fd5a3-an-earlier-one"}))
+    try:
+        assert runtime.status() == "stopped"
+        for words in (["start", "c"], ["kill", "c", "KILL"], ["exec", "c", "true"]):
+            assert "it is stopped" in runtime(*words).fault()
+        assert runtime("ps", "c").ok().out == "PID\n"
+        runtime("delete", "--force", "c").ok()
+        os.kill(record["pid"], 0)  # whoever has that number now is left alone
+    finally:
+        os.kill(record["pid"], signal.SIGKILL)
+    assert not runtime.states.exists()
 
 
 def test_delete_ends_what_was_never_started(runtime: bundles.Runtime) -> None:
@@ -325,5 +357,5 @@ def test_what_it_says_of_itself(runtime: bundles.Runtime) -> None:
     assert "rro" in features["mountOptions"]
     assert {"pid", "user"} <= set(features["linux"]["namespaces"])
     assert runtime().code == 2
-    done = runtime("pause", "c")
-    assert (done.code, done.fault()) == (2, "there is no command 'pause'")
+    done = runtime("checkpoint", "c")
+    assert (done.code, done.fault()) == (2, "there is no command 'checkpoint'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -29,8 +30,13 @@ sys.stdin.read()
 
 def taker(path: Path) -> subprocess.Popen[str]:
     """A process that reserves ID x and holds it until its standard input closes."""
+    return started(TAKE, path)
+
+
+def started(script: str, path: Path) -> subprocess.Popen[str]:
+    """A process over the store ``path``."""
     return subprocess.Popen(
-        [sys.executable, "-c", TAKE, str(path)],
+        [sys.executable, "-c", script, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -66,6 +72,49 @@ def test_an_abandoned_container_is_not_listed(tmp_path: Path) -> None:
     assert not (tmp_path / "s/x").exists()
 
 
+SWAP = """
+import sys
+from ch_image.oci.states import Record, Store
+store, made = Store(sys.argv[1]), []
+
+def swap(event, _args):
+    if event == "fcntl.flock" and len(made) == 1:
+        made.append(None)
+        made[0].remove()
+        made[0].close()
+        made[1] = store.reserve(Record("x", "/bundle"))
+
+made.append(store.reserve(Record("x", "/bundle")))
+sys.addaudithook(swap)
+print(store.forget_abandoned("x"), len(made), store.read("x").id)
+"""
+
+
+def test_what_is_being_made_is_not_taken_for_an_older_one_of_that_name(tmp_path: Path) -> None:
+    """Someone finds a container's lock; before they have it, that one goes and another comes."""
+    assert started(SWAP, tmp_path / "s").communicate()[0] == "False 2 x\n"
+
+
+def test_directories_that_never_became_containers_are_swept(tmp_path: Path) -> None:
+    for name in (".new-a", ".new-b", ".new-held", ".gone-a"):
+        (tmp_path / name).mkdir()
+        if name != ".new-b":
+            (tmp_path / name / "lock").touch()
+            (tmp_path / name / "state.json").touch()
+    with (tmp_path / ".new-held/lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Store(str(tmp_path)).reserve(Record("x", "/bundle")).close()
+    assert sorted(os.listdir(tmp_path)) == [".new-held", "x"]
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "s"))
+    store.reserve(Record("x" * 255, "/bundle")).close()
+    with held(store, "x" * 255) as hold:
+        hold.remove()
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_process_with_the_same_number_is_another(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "s"))
     hold = store.reserve(Record("x", "/bundle"))
@@ -74,6 +123,8 @@ def test_a_process_with_the_same_number_is_another(tmp_path: Path) -> None:
     hold.save(hold.record._replace(phase=CREATED, pid=me, born=born(me)))
     assert store.status(store.read("x")) == "running"
     hold.save(hold.record._replace(born=born(me) - 1))
+    assert store.status(store.read("x")) == STOPPED
+    hold.save(hold.record._replace(born=born(me), boot="an earlier one"))
     assert store.status(store.read("x")) == STOPPED
     hold.close()
     with held(store, "x") as again:
