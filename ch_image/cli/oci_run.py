@@ -96,6 +96,7 @@ def _run(session: Session) -> int:
             lambda: container.start(store, ident, session.log.warning)
         )
         if code is None:
+            line.setblocking(True)
             line.send(talk.FREE)
             stays = True
             session.log.line("detached; the container runs on")
@@ -116,6 +117,8 @@ def _attachment(store: Store, record: Record, line: Any, *, watch: bool) -> Atta
     """Our descriptors as the container's; signals go to it."""
     from ch_image.oci import container
     from ch_image.oci.attach import Attachment
+
+    line.setblocking(False)
 
     def signalled(number: int) -> None:
         container.kill(store, record.id, number)

@@ -21,16 +21,19 @@ _HUP, _INT, _QUIT, _USR1, _USR2, _TERM, _WINCH = 1, 2, 3, 10, 12, 15, 28
 
 
 class Line(Protocol):
-    """Where messages (see ``talk``) come from and go to: a keeper, or what stands for one."""
+    """Where messages (see ``talk``) come from and go to: a keeper, or what stands for one.
+
+    Neither side waits for the other to take what it says: both would wait for ever.
+    """
 
     def fileno(self) -> int:
         """Readable when there is a message."""
 
     def recv(self, size: int, /) -> bytes:
-        """One message; nothing when the other side is gone."""
+        """One message; nothing when the other side is gone. Raises BlockingIOError."""
 
     def send(self, message: bytes, /) -> int:
-        """Raises OSError when the other side is gone."""
+        """How much of it went; raises BlockingIOError, OSError when the other side is gone."""
 
 
 class OwnChild:
@@ -60,6 +63,7 @@ class OwnTerminal(OwnChild):
     def __init__(self, pid: int, master: int) -> None:
         super().__init__(pid)
         self._master = master
+        os.set_blocking(master, False)
 
     def fileno(self) -> int:
         """See ``Line``."""
@@ -69,6 +73,8 @@ class OwnTerminal(OwnChild):
         """See ``Line``."""
         try:
             data = os.read(self._master, size - 1)
+        except BlockingIOError:
+            raise
         except OSError:  # nobody has it open any more
             data = b""
         return talk.OUT + data if data else super().recv(size)
@@ -78,8 +84,10 @@ class OwnTerminal(OwnChild):
         kind, data = message[:1], message[1:]
         if kind == talk.SIZE:
             fcntl.ioctl(self._master, _TIOCSWINSZ, data)
+        elif kind == talk.CLOSE:
+            os.write(self._master, b"\x04")
         else:
-            write_all(self._master, b"\x04" if kind == talk.CLOSE else data)
+            return 1 + os.write(self._master, data)
         return len(message)
 
 
@@ -112,6 +120,7 @@ class Attachment:
         self._terminal = terminal and os.isatty(0)
         self._input = -1 if watch else 0
         self._typed = b""  # the beginning of DETACH
+        self._unsent: list[bytes] = []
 
     def follow(self, begin: Callable[[], object] = lambda: None) -> int | None:
         """Until the container has ended: its exit code; None when the user detached.
@@ -122,27 +131,35 @@ class Attachment:
         with _signals() as signals, _raw(self._terminal):
             begin()
             self._resize()
-            poll = select.poll()
-            poll.register(self._line, select.POLLIN)
-            poll.register(signals, select.POLLIN)
-            if self._input >= 0:
-                poll.register(self._input, select.POLLIN)
             while True:
-                for fd, _ in poll.poll():
-                    if fd == self._line.fileno():
-                        code = self._take()
+                for fd, event in self._poll(signals).poll():
+                    if fd == signals:
+                        self._pass_on(os.read(signals, 64))
+                    elif fd != self._line.fileno():
+                        self._give()
+                    else:
+                        self._send()
+                        code = self._take() if event & ~select.POLLOUT else None
                         if code is not None:
                             return code
-                    elif fd == signals:
-                        self._pass_on(os.read(signals, 64))
-                    elif not self._give():
-                        if self._typed == DETACH:
-                            return None
-                        poll.unregister(fd)
+                if self._typed == DETACH and not self._unsent:
+                    return None
+
+    def _poll(self, signals: int) -> select.poll:
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        poll.register(self._line, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        if self._input >= 0 and not self._unsent:
+            poll.register(self._input, select.POLLIN)
+        return poll
 
     def _take(self) -> int | None:
         try:
             message = self._line.recv(talk.ROOM + 1)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:  # it did not read all we said; what it said comes after that
+            return None
         except OSError:
             message = b""
         if not message:
@@ -153,8 +170,8 @@ class Attachment:
         write_all(2 if kind == talk.ERR else 1, data)
         return None
 
-    def _give(self) -> bool:
-        """Pass on what was typed; False when nothing more will be."""
+    def _give(self) -> None:
+        """Pass on what was typed."""
         try:
             data = os.read(self._input, talk.ROOM - len(DETACH))
         except OSError:
@@ -162,14 +179,26 @@ class Attachment:
         at_end = not data
         if self._terminal:
             data = self._watch_for_detach(data)
+        if data:
+            self._send(talk.IN + data)
+        if at_end:
+            self._send(talk.CLOSE)
+        if at_end or self._typed == DETACH:
+            self._input = -1
+
+    def _send(self, *messages: bytes) -> None:
+        """Send as much as the other side takes; the rest when it takes more."""
+        self._unsent += messages
         try:
-            if data:
-                self._line.send(talk.IN + data)
-            if at_end:
-                self._line.send(talk.CLOSE)
+            while self._unsent:
+                message = self._unsent[0]
+                rest = message[self._line.send(message) :]
+                self._unsent[:1] = [message[:1] + rest] if rest else []
+        except BlockingIOError:
+            pass
         except OSError:  # it has ended; we shall read that
-            return False
-        return not at_end and self._typed != DETACH
+            self._unsent.clear()
+            self._input = -1
 
     def _watch_for_detach(self, data: bytes) -> bytes:
         """``data`` without what may be the beginning of the detach keys."""
@@ -192,8 +221,7 @@ class Attachment:
     def _resize(self) -> None:
         if self._terminal:
             with suppress(OSError):
-                size = fcntl.ioctl(0, _TIOCGWINSZ, bytes(8))
-                self._line.send(talk.SIZE + size)
+                self._send(talk.SIZE + fcntl.ioctl(0, _TIOCGWINSZ, bytes(8)))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -8,6 +8,7 @@ that creates a container by config.json alone (``ch-run-oci``) needs none of thi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -26,6 +27,7 @@ from ch_image.typed import NamedTuple
 _TIOCSWINSZ = 0x5414
 # In Record.more: the container's exit code, and whether it has a terminal.
 EXIT, TERMINAL = "exit", "terminal"
+_LAST = 1 << 20  # bytes of output that a pipe can have when the container has ended
 
 
 class Order(NamedTuple):
@@ -202,9 +204,11 @@ class _Desk:
                 if self._owner >= 0:
                     abandon()
                     self._disown()
-        for fd in list(self._streams.sources):  # what it said last; nobody can add to that
-            while self._read(fd):
-                pass
+        for fd in list(self._streams.sources):  # what it said last
+            # Without a PID namespace, what it left behind may go on for ever.
+            for _ in range(_LAST // talk.ROOM):
+                if not self._read(fd):
+                    break
         self._dismiss(ended(self._recent))
 
     def _poll(self) -> select.poll:
@@ -305,17 +309,44 @@ class _Desk:
                 del queue[0]
         except BlockingIOError:
             pass
-        except OSError:
-            self._part(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOBUFS, errno.ENOMEM):  # for these it will be tried again
+                self._part(fd)
 
     def _part(self, fd: int) -> None:
         self._guests.pop(fd).close()
         del self._waiting[fd]
 
     def _dismiss(self, code: int) -> None:
-        for fd, guest in list(self._guests.items()):
-            guest.settimeout(5.0)
-            for message in (*self._waiting[fd], talk.END + b"%d" % code):
-                with suppress(OSError):
-                    guest.send(message)
-            guest.close()
+        """Give every guest what is still theirs, however long they take, and let them go."""
+        # Who comes later is refused, and finds in the container's directory what was noted there.
+        self._listener.shutdown(socket.SHUT_RD)
+        self._listener.setblocking(False)
+        with suppress(OSError):  # there are no more
+            while True:
+                self._welcome(self._listener.accept()[0])
+        self._listener.close()
+        poll = select.poll()
+        for fd, guest in self._guests.items():
+            _hear_no_more(guest)
+            self._waiting[fd].append(talk.END + b"%d" % code)
+            poll.register(fd, select.POLLOUT)
+        while self._guests:
+            for fd, _ in poll.poll():
+                self._push(fd)
+                if not self._waiting.get(fd):
+                    poll.unregister(fd)
+                    if fd in self._guests:
+                        self._part(fd)
+
+
+def _hear_no_more(guest: socket.socket) -> None:
+    """Let a guest say nothing more, and drop what they said already.
+
+    What lay unread when the line is closed, the kernel would tell them of by a reset, before they
+    get what we have sent; and who waits to be heard does not read.
+    """
+    with suppress(OSError):
+        guest.shutdown(socket.SHUT_RD)
+        while guest.recv(talk.ROOM + 1):
+            pass

@@ -31,7 +31,10 @@ def directory(store: Store, ident: str) -> str:
 
 def call(store: Store, ident: str) -> socket.socket | None:
     """A connection to the container's keeper; None when there is none, or not any more."""
-    fd = os.open(directory(store, ident), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(directory(store, ident), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         # By descriptor: a socket's path may have 107 bytes.

@@ -14,6 +14,9 @@ import oci
 import pytest
 import world
 
+from ch_image.oci import talk
+from ch_image.oci.states import Store
+
 pytestmark = pytest.mark.userns
 
 
@@ -96,6 +99,59 @@ def test_several_attach_and_none_loses_anything(tool: world.Tool, bundle: Path) 
         assert watcher.communicate()[0] == expected
 
 
+def test_whoever_called_before_the_end_gets_all(tool: world.Tool, bundle: Path) -> None:
+    """Also when it comes while their keeper has no time to welcome or to hear them."""
+    oci.command(bundle, "sh", "-c", "echo said; sleep 1000")
+    tool("oci", "create", "-b", bundle, "one").ok()
+    tool("oci", "start", "one").ok()
+    store = Store(str(tool.home / "ch-run-oci"))
+    heard = talk.call(store, "one")
+    assert heard is not None
+    assert heard.recv(100) == b"osaid\n"
+    keeper = _keeper(tool, "one")
+
+    os.kill(keeper, signal.SIGSTOP)
+    pid = store.read("one").pid
+    os.kill(pid, signal.SIGKILL)
+    oci.wait_for(lambda: oci.is_gone(pid))
+    more = [line for _ in range(3) if (line := talk.call(store, "one"))]
+    for line in (heard, *more):
+        for _ in range(3):
+            line.send(talk.IN + b"typed\n")
+    os.kill(keeper, signal.SIGCONT)
+
+    assert heard.recv(100) == b"x137"
+    assert [(one.recv(100), one.recv(100)) for one in more] == [(b"osaid\n", b"x137")] * 3
+    for line in (heard, *more):
+        line.close()
+
+
+def test_more_comes_out_than_goes_in(tool: world.Tool, bundle: Path) -> None:
+    """Neither side waits to say something while the other does."""
+    oci.command(bundle, "tee", "/dev/stderr")
+    tool("oci", "create", "-b", bundle, "one").ok()
+    tool("oci", "start", "one").ok()
+    text = "".join(f"{n}\n" for n in range(300_000))
+    done = tool("oci", "attach", "one", stdin=text)
+    assert done.code == 0
+    assert done.out == text
+    assert done.err == text
+
+
+def test_what_a_container_leaves_behind_does_not_keep_it(tool: world.Tool, bundle: Path) -> None:
+    """Without a PID namespace its other processes go on, and write to its output."""
+    found = oci.config(bundle)
+    spaces = found["linux"]["namespaces"]
+    found["linux"]["namespaces"] = [one for one in spaces if one["type"] != "pid"]
+    (bundle / "config.json").write_text(json.dumps(found))
+    try:
+        _start(tool, bundle, "yes & exit 3")
+        assert tool("oci", "attach", "one").code == 3
+    finally:
+        found["linux"]["namespaces"] = spaces
+        (bundle / "config.json").write_text(json.dumps(found))
+
+
 def _keeper(tool: world.Tool, ident: str) -> int:
     record = json.loads((tool.home / "ch-run-oci" / ident / "state.json").read_text())
     keeper: int = record["more"]["keeper"]
@@ -173,11 +229,15 @@ def test_pause_stops_all_processes_and_resume_lets_them_go_on(
     assert oci.state(tool, "one")["status"] == oci.containers(tool)["one"] == "paused"
     assert "it is paused" in tool("oci", "exec", "one", "true").fault()
     assert "it is paused" in tool("oci", "pause", "one").fault()
-    tool("oci", "resume", "one").ok()
+    assert "it is paused" in tool("oci", "delete", "one").fault()
+    assert json.loads(tool.run("ch-run-oci", "state", "one").ok().out)["status"] == "paused"
+    assert "  paused  " in tool.run("ch-run-oci", "list").ok().out
+    assert "it is paused" in tool.run("ch-run-oci", "exec", "one", "true").fault()
+    tool.run("ch-run-oci", "resume", "one").ok()
     assert "T" not in _states(pid)
     assert oci.state(tool, "one")["status"] == "running"
     assert "it is running" in tool("oci", "resume", "one").fault()
-    tool("oci", "pause", "one").ok()
+    tool.run("ch-run-oci", "pause", "one").ok()
     tool("oci", "delete", "-f", "one").ok()
     assert oci.is_gone(pid)
 
