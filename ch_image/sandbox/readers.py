@@ -14,14 +14,14 @@ import struct
 
 from ch_image.sandbox import procfs
 from ch_image.sandbox.caller import AT_FDCWD
-from ch_image.sandbox.seccomp import FREE_STACK, free_range, marks_processes
+from ch_image.sandbox.seccomp import FREE_STACK, PATH_STACK, marks_processes, more_marks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ch_image.sandbox.caller import Call
 
 PROGRAMS = frozenset(
-    b"""bsdtar star pax cpio bsdcpio rsync cp mv install find chown chgrp ls stat test [ du
+    b"""bsdtar star pax cpio bsdcpio rsync cp install chown chgrp stat
     perl ed ex vi vim vim.basic vim.tiny nano patch gzip bzip2 xz zstd lz4 lzip compress
     mksquashfs mkfs.erofs getfacl setfacl zip sudo su runuser setpriv sshd ssh ssh-keygen crontab
     logrotate adduser deluser useradd usermod userdel groupadd groupmod groupdel
@@ -30,6 +30,9 @@ PROGRAMS = frozenset(
     systemd-sysusers systemd-tmpfiles dpkg-statoverride ansible-playbook ansible puppet chef-client
     chef-solo salt-call""".split()
 )
+# They learn of owners by paths only, not by descriptors as libraries are opened at each start. (cp
+# and install compare with the owner of the open file that they write to.)
+BY_PATH = frozenset(b"mv find ls du test [".split())
 # Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
 # new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
 # place; tar unless it extracts or lists.
@@ -46,6 +49,7 @@ HEEDLESS = frozenset(
     x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
 )
 _WORDS = 24  # of the arguments, that are looked at
+LARGE = (PATH_STACK, FREE_STACK)
 _ELF = b"\x7fELF"
 
 
@@ -54,9 +58,9 @@ class Readers:
 
     def __init__(self) -> None:
         self._works = marks_processes()
-        self._frees = free_range() != (0, 0)
+        self._more = more_marks()
         self._limits: dict[int, tuple[int, int]] = {}
-        self._usual = 0  # the soft limit of who was marked with FREE_STACK; 0: nobody yet
+        self._usual = 0  # the soft limit of who got a large stack; 0: nobody yet
 
     def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
         """The caller is about to become the program at ``path``; ``other``: as another user.
@@ -70,8 +74,10 @@ class Readers:
             stack = 0 if name in HEEDLESS else procfs.INFINITY
         elif name in _TOLD or name.startswith(INTERPRETERS):
             stack = self._told(call, path, name, arguments)
+        elif name in BY_PATH and self._more:
+            stack = PATH_STACK
         else:
-            stack = procfs.INFINITY if name in PROGRAMS else 0
+            stack = procfs.INFINITY if name in PROGRAMS or name in BY_PATH else 0
         if stack or self._usual or call.pid in self._limits:
             try:
                 # A thread that execs gets the number of its process.
@@ -84,13 +90,13 @@ class Readers:
         """Mark ``pid`` by this limit, 0: not at all. What an exec before left, goes."""
         soft, hard = was = procfs.stack_limit(pid)
         left = self._limits.pop(pid, None)
-        if soft in (FREE_STACK, procfs.INFINITY) and left:  # that exec failed, or nobody looked
+        if left and soft in (*LARGE, procfs.INFINITY):  # that exec failed, or nobody looked
             soft = left[0]
-        elif soft == FREE_STACK and self._usual:  # the parent's
+        elif soft in LARGE and self._usual:  # the parent's
             soft = self._usual
         if stack and soft != procfs.INFINITY and hard == procfs.INFINITY:
             self._limits[pid] = soft, hard
-            if stack == FREE_STACK:
+            if stack in LARGE:
                 self._usual = soft
             soft = stack
         if (soft, hard) != was:
@@ -110,7 +116,7 @@ class Readers:
     def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
         """The mark of a program that is marked for what it is told."""
         words = _words(call, arguments)
-        if name == b"dpkg" and _UNPACKS in words and self._frees and _is_elf(call, path):
+        if name == b"dpkg" and _UNPACKS in words and self._more and _is_elf(call, path):
             return FREE_STACK
         return procfs.INFINITY if reads_owners(name, words) else 0
 

@@ -94,26 +94,29 @@ _CONDITIONS = {
     "openat": (2, _JSET, _O_CREAT | _TMPFILE),
     "prctl": (0, _JEQ, _PR_SET_KEEPCAPS),
     "getsockopt": (2, _JEQ, _SO_PEERCRED),
-    "prlimit64": (2, _JGE, 1),  # the address of new limits
+    "prlimit64": (2, _JGE, 1),  # the address of new limits; see also _tests
 }
 # What is answered by the filter itself. Without setxattrat, programs use setxattr.
 _ANSWERS = {"capset": 0, "setxattrat": _ENOSYS}
 # Asked about only in processes that the supervisor has marked, by the place of their libraries:
-# with an unlimited stack, the kernel maps them upwards from a quarter (x86: a third) of the address
-# space, and without, downwards from its top (mmap_base() in arch/x86/mm/mmap.c, mm/util.c).
-# Programs proper lie elsewhere. The bounds are those of the address's high word.
+# with an unlimited stack, the kernel maps them upwards from a quarter of the address space (ARM) or
+# downwards from a sixth (x86), and without, downwards from its top (mmap_base() in
+# arch/x86/mm/mmap.c, mm/util.c). Programs proper lie elsewhere. The bounds are those of the
+# address's high word.
 MARKED = ("stat", "fstat", "lstat", "newfstatat")
 _INSTRUCTION_POINTER_HIGH = 12
-# Not asked about in processes with the other mark, which root has started as programs that give
-# each file they make an owner themselves: what these conditions hold of. Other conditions are as
-# above. The mark is a stack limit of this size, which puts the libraries as much lower.
+# Other marks are stack limits that are large, which puts the libraries as much lower. With this one
+# a process is asked about stat by a path only.
+PATH_STACK = 3 << 45
+# And with this one a process, which root has started as a program that gives each file it makes an
+# owner itself, is not asked about calls that these conditions hold of.
+FREE_STACK = 1 << 46
 _FREE: dict[str, tuple[tuple[int, int, int], ...]] = {
     "open": ((1, _JSET, _O_EXCL),), "openat": ((2, _JSET, _O_EXCL),),
     "mkdir": (), "mkdirat": (), "symlink": (), "symlinkat": (),
     "fchown": ((1, _JEQ, 0), (2, _JEQ, 0)), "lchown": ((1, _JEQ, 0), (2, _JEQ, 0)),
 }  # fmt: skip
-FREE_STACK = 1 << 46
-_RLIMIT_STACK = 3
+_RLIMIT_STACK, _AT_EMPTY_PATH = 3, 0x1000
 # Called so often that they come first.
 _FREQUENT = ("newfstatat", "openat", "fstat", "stat", "lstat", "open")
 # What is answered "done" where the kernel cannot ask us (no listener): owners are lost then.
@@ -145,32 +148,50 @@ def _argument(index: int) -> int:
 
 
 # A test of a call: where a word of seccomp_data lies, instruction, operand, and where to go on if
-# it holds and if not: _NEXT, _ASK or _FREELY.
-_NEXT, _ASK, _FREELY = range(3)
+# it holds and if not: at the next test, at the last one, or with the verdict.
+_NEXT, _LAST, _ASK, _FREELY = range(4)
 Test = tuple[int, int, int, int, int]
+Range = tuple[int, int]  # high words of addresses, from and below
 
 
-def _tests(name: str, marked: tuple[int, int], free: tuple[int, int]) -> list[Test]:
-    """What decides whether a call is asked about; it is when all of them lead on."""
-    place = _INSTRUCTION_POINTER_HIGH
+def _within(place: Range, inside: int, outside: int, above: int = -1) -> list[Test]:
+    """Whether the caller's library lies in ``place``; ``above``: where else it lies higher."""
+    at, (low, high) = _INSTRUCTION_POINTER_HIGH, place
+    over = outside if above < 0 else above
+    return [(at, _JGE, high, over, _NEXT), (at, _JGE, low, inside, outside)]
+
+
+def _tests(name: str, marked: Range, more: bool, endless: bool) -> list[Test]:
+    """What decides whether a call is asked about; it is when all of them lead on.
+
+    ``more``: there are the marks by large stacks. ``endless``: anybody may raise a stack limit.
+    """
+    path, free = stack_range(PATH_STACK), stack_range(FREE_STACK)
+    if name in MARKED and (not more or name == "fstat"):
+        return _within(marked, _ASK, _FREELY)
+    if name == "newfstatat":
+        at, empty = _INSTRUCTION_POINTER_HIGH, (_argument(3), _JSET, _AT_EMPTY_PATH, _FREELY, _ASK)
+        below = [(at, _JGE, path[1], _FREELY, _NEXT), (at, _JGE, marked[1], _NEXT, _LAST)]
+        return [*below, (at, _JGE, path[0], _NEXT, _FREELY), empty,
+                (at, _JGE, marked[0], _ASK, _FREELY)]  # fmt: skip
     if name in MARKED:
-        low, high = marked
-        return [(place, _JGE, high, _FREELY, _NEXT), (place, _JGE, low, _NEXT, _FREELY)]
+        return _within(path, _ASK, _NEXT, _FREELY) + _within(marked, _ASK, _FREELY)
+    if name == "prlimit64" and more:  # marked processes see their stack limit as it was
+        sets = (_argument(2), _JGE, 1)
+        return [
+            (_argument(1), _JEQ, _RLIMIT_STACK, _NEXT, _LAST),
+            (*sets, _FREELY if endless else _ASK, _NEXT),
+            *_within(free, _ASK, _NEXT, _FREELY), *_within(path, _ASK, _FREELY),
+            (*sets, _ASK, _FREELY),
+        ]  # fmt: skip
     tests = []
-    within = [(place, _JGE, free[1], _ASK, _NEXT), (place, _JGE, free[0], _NEXT, _ASK)]
     if name in _CONDITIONS:
         argument, test, operand = _CONDITIONS[name]
         tests.append((_argument(argument), test, operand, _NEXT, _FREELY))
-    if name in _FREE and free[1]:
-        tests += within
+    if name in _FREE and more:
+        tests += _within(free, _NEXT if _FREE[name] else _FREELY, _ASK)
         tests += [(_argument(n), test, operand, _NEXT, _ASK) for n, test, operand in _FREE[name]]
         tests[-1] = (*tests[-1][:3], _FREELY, _ASK)
-    if name == "prlimit64" and free[1]:  # they see a stack limit as it was
-        tests = [
-            (_argument(2), _JGE, 1, _ASK, _NEXT),
-            (_argument(1), _JEQ, _RLIMIT_STACK, _NEXT, _FREELY),
-            (place, _JGE, free[1], _FREELY, _NEXT), (place, _JGE, free[0], _NEXT, _FREELY),
-        ]  # fmt: skip
     return tests
 
 
@@ -186,33 +207,37 @@ def _call(name: str, number: int, tests: list[Test], notify: bool) -> bytes:
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
     loads = [at == 0 or tests[at - 1][0] != test[0] for at, test in enumerate(tests)]
     left = sum(loads) + len(tests)
+    last = loads[-1] + 1
     out = _op(_JEQ, number, 0, left + 2)
     for load, (offset, test, operand, yes, no) in zip(loads, tests, strict=True):
         out += _op(_LOAD, offset) if load else b""
         left -= 1 + load
-        way = (0, left, left + 1)
+        way = (0, left - last, left, left + 1)
         out += _op(test, operand, way[yes], way[no])
     return out + _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
 
 
-def program(*, notify: bool = True, machine: str = "") -> bytes:
-    """The filter; without ``notify`` it answers success itself and records nothing."""
+def program(*, notify: bool = True, machine: str = "", endless: bool = False) -> bytes:
+    """The filter; without ``notify`` it answers success itself and records nothing.
+
+    ``endless``: the hard limit of the stack is unlimited, so nobody needs us to raise it.
+    """
     out = _op(_LOAD, _ARCH)
     marked = marked_range(machine)
     for arch, table in abis(machine):
         block = _op(_LOAD, _NR)
         if arch == AUDIT_X86_64:
             block += _op(_JGE, _X32, 0, 1) + _op(_RETURN, RET_ERRNO | _ENOSYS)
-        free = free_range(machine) if arch == AUDIT_X86_64 else (0, 0)
+        more = arch == AUDIT_X86_64
         first = [name for name in _FREQUENT if name in table]
         for name in (*first, *(name for name in table if name not in first)):
-            block += _call(name, table[name], _tests(name, marked, free), notify)
+            block += _call(name, table[name], _tests(name, marked, more, endless), notify)
         block += _op(_RETURN, RET_ALLOW)
         out += _op(_JEQ, arch, 0, len(block) // 8) + block
     return out + _op(_RETURN, RET_ALLOW)
 
 
-def marked_range(machine: str = "", stack: int = 0) -> tuple[int, int]:
+def marked_range(machine: str = "", stack: int = 0) -> Range:
     """Where the libraries of marked processes lie: high words, from and below.
 
     ``stack`` is an address near the top of the address space, which has many sizes on ARM.
@@ -223,12 +248,18 @@ def marked_range(machine: str = "", stack: int = 0) -> tuple[int, int]:
     return size // 4, size * 3 // 8
 
 
-def free_range(machine: str = "") -> tuple[int, int]:
-    """The same for the mark of FREE_STACK; (0, 0) where it cannot be told from others.
+def stack_range(stack: int) -> Range:
+    """The same of a mark by a large stack, where there is such a mark.
 
-    ARM may move libraries about by a quarter of the address space, x86 by 1 TiB (28 bits of pages).
+    x86 moves libraries about by 1 TiB (28 bits of pages); ARM by more, and has no such marks.
     """
-    return (0x3E00, 0x4000) if (machine or os.uname().machine) == "x86_64" else (0, 0)
+    top = (1 << 47) - stack >> 32
+    return top - 0x200, top
+
+
+def more_marks(machine: str = "") -> bool:
+    """Whether PATH_STACK and FREE_STACK are marks here."""
+    return (machine or os.uname().machine) == "x86_64"
 
 
 def _own_stack() -> int:

@@ -17,7 +17,7 @@ import os
 import select
 import struct
 
-from ch_image.sandbox import seccomp
+from ch_image.sandbox import procfs, seccomp
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.identity import ids_of
@@ -35,9 +35,13 @@ _PROGRAMS: list[bytes] = []  # the filter, once made
 def get_ready() -> None:
     """Make what every container needs, so that each gets it with its fork."""
     if seccomp.marks_processes():
-        _PROGRAMS[:] = [seccomp.program()]
+        _PROGRAMS[:] = [_program()]
         seccomp.names()
     gc.freeze()  # a collection in a child would write to, and so copy, all that it shares with us
+
+
+def _program() -> bytes:
+    return seccomp.program(endless=procfs.stack_limit(0)[1] == procfs.INFINITY)
 
 
 def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
@@ -267,7 +271,7 @@ def _find(plan: Plan) -> str:
 
 def install_filter(socket: _socket.socket) -> None:
     """Install the filter and send its listener away; without listener, the quiet filter."""
-    program = _PROGRAMS[0] if _PROGRAMS else seccomp.program()
+    program = _PROGRAMS[0] if _PROGRAMS else _program()
     for flags in (
         kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
         kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,  # before Linux 5.19

@@ -41,6 +41,9 @@ su -s /bin/sh man -c 'umask 027; touch /tmp/mans; mkdir /tmp/mand; ln -s x /tmp/
 test "$(su -s /bin/sh man -c 'id -u')" = 6
 test "$(setpriv --reuid 33 --regid 33 --init-groups id -un)" = www-data
 test "$(stat -c %u:%g plain)" = 33:12
+test "$(find . -user 33 -name plain)" = ./plain
+limits=$(find . -user 33 -exec sh -c 'ulimit -s' \\; | sort -u) && test "$limits" = "$(ulimit -s)"
+sed -i s/a/b/ plain && test -O back
 mkdir shared && chown root:mail shared && chmod 2770 shared
 su -s /bin/sh man -c 'touch /t/shared/inherits' || true
 setcap cap_net_raw+ep setgid 2>/dev/null || true

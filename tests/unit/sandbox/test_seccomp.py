@@ -84,6 +84,60 @@ def test_stat_runs_free_where_programs_are_not_marked(place: int) -> None:
 
 
 X86 = seccomp.AUDIT_X86_64
+
+
+def _place(stack: int) -> int:
+    return seccomp.stack_range(stack)[1] - 0x80 << 32
+
+
+FREE, PATHS = _place(seccomp.FREE_STACK), _place(seccomp.PATH_STACK)
+ALL = 0x1500_0000_0000
+MARKS = {
+    "a new file of dpkg's": ("openat", FREE, (0, 0, 0o302), ALLOW),
+    "a file of dpkg's that may be there": ("openat", FREE, (0, 0, 0o102), NOTIFY),
+    "dpkg's reading": ("openat", FREE, (0, 0, 0), ALLOW),
+    "a new file of others": ("openat", USUAL, (0, 0, 0o302), NOTIFY),
+    "dpkg gives root a file": ("fchown", FREE, (3, 0, 0), ALLOW),
+    "dpkg gives a user a file": ("fchown", FREE, (3, 33, 0), NOTIFY),
+    "dpkg gives a group a file": ("fchown", FREE, (3, 0, 33), NOTIFY),
+    "dpkg leaves the user": ("fchown", FREE, (3, 0xFFFFFFFF, 0), NOTIFY),
+    "dpkg gives root a path": ("chown", FREE, (0, 0, 0), NOTIFY),
+    "dpkg gives root a link": ("lchown", FREE, (0, 0, 0), ALLOW),
+    "others give root a file": ("fchown", USUAL, (3, 0, 0), NOTIFY),
+    "a directory of dpkg's": ("mkdir", FREE, (), ALLOW),
+    "a directory of others": ("mkdir", ALL, (), NOTIFY),
+    "dpkg's stat": ("newfstatat", FREE, (), ALLOW),
+    "stat where all are asked": ("newfstatat", ALL, (3, 1, 1, 0x1000), NOTIFY),
+    "stat by path": ("newfstatat", PATHS, (3, 1, 1, 0x100), NOTIFY),
+    "stat by descriptor": ("newfstatat", PATHS, (3, 1, 1, 0x1000), ALLOW),
+    "fstat where all are asked": ("fstat", ALL, (), NOTIFY),
+    "fstat where paths are": ("fstat", PATHS, (), ALLOW),
+    "lstat where paths are": ("lstat", PATHS, (), NOTIFY),
+    "stat between the marks": ("stat", 0x1800_0000_0000, (), ALLOW),
+    "newfstatat between the marks": ("newfstatat", 0x1800_0000_0000, (), ALLOW),
+    "stat of a program": ("newfstatat", 0x5555_5555_0000, (), ALLOW),
+    "stat below the marks": ("newfstatat", 0x40_1000, (), ALLOW),
+    "dpkg's stack limit": ("prlimit64", FREE, (0, 3, 0, 1), NOTIFY),
+    "the stack limit of mv": ("prlimit64", PATHS, (0, 3, 0, 1), NOTIFY),
+    "the stack limit of others": ("prlimit64", USUAL, (0, 3, 0, 1), ALLOW),
+    "another limit of dpkg's": ("prlimit64", FREE, (0, 7, 0, 1), ALLOW),
+    "dpkg sets a limit": ("prlimit64", FREE, (0, 7, 1, 0), NOTIFY),
+    "a stack is set": ("prlimit64", USUAL, (0, 3, 1, 0), NOTIFY),
+}
+
+
+@pytest.mark.parametrize(("name", "at", "args", "expected"), MARKS.values(), ids=MARKS.keys())
+def test_marks_decide(name: str, at: int, args: tuple[int, ...], expected: int) -> None:
+    found = verdict(seccomp.program(machine="x86_64"), X86, seccomp.X86_64[name], *args, at_=at)
+    assert found == expected
+
+
+def test_a_stack_limit_that_anybody_may_raise_is_not_asked_about() -> None:
+    program = seccomp.program(machine="x86_64", endless=True)
+    assert verdict(program, X86, 302, 0, 3, 0x1234) == ALLOW
+    assert verdict(program, X86, 302, 0, 7, 0x1234) == NOTIFY
+
+
 CASES = {
     "read": (X86, 0, (), ALLOW),
     "execve is asked about": (X86, 59, (), NOTIFY),
