@@ -34,7 +34,6 @@ from ch_image.oci.states import (
     check_id,
     held,
     knock,
-    remove_stubs,
 )
 from ch_image.oci.wishes import NO_WISHES, Wishes
 from ch_image.sandbox import syscalls as kernel
@@ -96,7 +95,6 @@ def create(
         return hold.record
     except BaseException:
         creation.undo()
-        remove_stubs(hold.record)
         hold.remove()
         _forget(wishes.pid_file)
         raise
@@ -287,7 +285,6 @@ def delete(store: Store, ident: str, *, force: bool = False, warn: Warn = _silen
                     hint="kill it first, or use --force",
                 )
             record = hold.record
-            remove_stubs(record)
             hold.remove()
     except NotFound:
         if force:

@@ -55,7 +55,7 @@ class Record(NamedTuple):
     created: str = ""  # RFC 3339, UTC
     annotations: tuple[tuple[str, str], ...] = ()
     emulation: str = ""  # RECORDED, QUIET or none
-    stubs: tuple[tuple[str, int], ...] = ()  # mount points that were made, see remove_stubs
+    stubs: tuple[tuple[str, int], ...] = ()  # mount points that were made, see oci/stubs.py
     poststart: tuple[Any, ...] = ()  # hooks for later commands, as config.json has them
     poststop: tuple[Any, ...] = ()
     process: dict[str, Any] = {}  # process of config.json, whose settings ``exec`` inherits
@@ -84,15 +84,20 @@ class Held:
         self.record = record
 
     def remove(self) -> None:
-        """Take the container's directory away."""
-        # First out of sight by one step: what dies in between leaves no half container.
-        gone = f"{os.path.dirname(self.path)}/{_GONE}{os.urandom(8).hex()}"
-        os.rename(self.path, gone)
-        _clear(gone)
+        """Take the container's directory away, and what was made in its root for it."""
+        from ch_image.oci import stubs
+
+        store = os.path.dirname(self.path)
+        gone = f"{store}/{_GONE}{os.urandom(8).hex()}"
+        lock = _locked(store)
         try:
-            os.rmdir(os.path.dirname(self.path))
-        except OSError:  # there are others
-            pass
+            stubs.settle(Store(store), self.record)
+            # Out of sight by one step: what dies after that leaves no half container.
+            os.rename(self.path, gone)
+        finally:
+            os.close(lock)
+        _clear(gone)
+        _remove(store)  # unless there are others
 
     def __enter__(self) -> Held:
         return self
@@ -121,7 +126,7 @@ class Store:
         final = f"{self.path}/{record.id}"
         for _ in range(3):
             try:
-                os.rename(fresh, final)
+                _appear(fresh, final)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -247,7 +252,6 @@ class Store:
                 record = self.read(ident)
                 gone = record.phase == CREATING
                 if gone:
-                    remove_stubs(record)
                     Held(path, -1, record).remove()
         except BlockingIOError:
             pass
@@ -263,15 +267,19 @@ def held(store: Store, ident: str) -> Held:
     return store.hold(ident)
 
 
-def remove_stubs(record: Record) -> None:
-    """Take the mount points away that the container needed and its tree lacked."""
-    if record.stubs:
-        from ch_image.sandbox import mounts
+def _locked(store: str) -> int:
+    """The store's own lock, for a moment: a root's last container goes, or one more comes."""
+    lock = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
-        try:
-            mounts.remove_stubs(record.rootfs, list(record.stubs))
-        except OSError:  # the tree is gone, or lies in another mount namespace
-            pass
+
+def _appear(fresh: str, final: str) -> None:
+    lock = _locked(os.path.dirname(final))
+    try:
+        os.rename(fresh, final)
+    finally:
+        os.close(lock)
 
 
 def _sweep(directory: str) -> None:

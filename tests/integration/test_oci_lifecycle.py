@@ -178,6 +178,22 @@ def test_a_failed_create_leaves_the_root_as_it_was(runtime: bundles.Runtime) -> 
     assert set((runtime.bundle / "rootfs").rglob("*")) ^ before == set()
 
 
+def test_containers_of_one_root_do_not_take_each_others_mounts(runtime: bundles.Runtime) -> None:
+    """Who takes a mount point away unmounts what others have there."""
+    before = set((runtime.bundle / "rootfs").rglob("*"))
+    for ident, place in (("a", "/made"), ("b", "/made/more"), ("c", "/made/most")):
+        mounts = [{"destination": path, "type": "tmpfs"} for path in ("/one", place)]
+        runtime.write("sleep", "60", mounts=[*bundles.MOUNTS, *mounts])
+        runtime.create(ident).ok()
+        runtime("start", ident).ok()
+    runtime("delete", "--force", "a").ok()
+    runtime("delete", "--force", "c").ok()
+    mounted = runtime("exec", "b", "cut", "-d", " ", "-f2", "/proc/mounts").ok().out.split()
+    assert {"/one", "/made/more", "/dev", "/proc"} <= set(mounted)
+    runtime("delete", "--force", "b").ok()
+    assert set((runtime.bundle / "rootfs").rglob("*")) ^ before == set()
+
+
 def test_several_faults_of_a_config_have_a_line_each(runtime: bundles.Runtime) -> None:
     runtime.write("true", root={}, mounts=[{"type": "proc"}])
     done = runtime.create("c")
