@@ -112,6 +112,7 @@ class _Digester:
             fingerprint = fingerprint_of(rows)
             whole = self._index.whole(level.path, fingerprint)
             if whole is not None:
+                self._source.digests[level.path] = whole
                 return whole
         remembered = self._index.files(level.path)
         known = {}
@@ -129,6 +130,8 @@ class _Digester:
         for row in level.rows:
             parts += (os.fsencode(row[NAME]), b"\0%o\0" % row[MODE], known.get(row[NAME], _NOTHING))
         out = sha256(b"".join(parts)).digest()
+        if level.whole:
+            self._source.digests[level.path] = out
         if self._index is not None and level.whole:
             files = {r[NAME]: known[r[NAME]] for r in level.rows if not stat.S_ISDIR(r[MODE])}
             self._index.remember(

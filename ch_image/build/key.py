@@ -101,12 +101,15 @@ def _salted(parent: str, name: str, value: object) -> str:
     return _digest([parent, name, value])
 
 
+MOST_FILES = 256  # single files that are named in a record
+
+
 def file_value(mode: int, digest: bytes) -> str:
     """What stands for a file in `name_files`, so that a change of its mode alone can be told."""
     return f"{mode:o} {digest.hex()[:16]}"
 
 
-def name_files(files: Mapping[str, str], limit: int = 256) -> dict[str, str]:
+def name_files(files: Mapping[str, str], limit: int = MOST_FILES) -> dict[str, str]:
     """Inputs that let a later miss name the file: path -> digest of content, mode and type.
 
     They are for the record of a step, not for its key. Where there are more than ``limit``

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 
 from ch_image.build.context import Context
-from ch_image.build.key import file_value
+from ch_image.build.key import MOST_FILES, file_value
 from ch_image.build.select import Level, Selection, levels
 from ch_image.build.source import MODE, NAME, Source, join
 
@@ -17,9 +18,14 @@ def named_files(source: Source, selection: Selection) -> dict[str, str]:
     used: nothing is read again. Empty when something is not known.
     """
     out: dict[str, str] = {}
+    taken = [list(levels(source, m, selection.exclude)) for m in selection.matches if m.is_dir]
+    if sum(len(level.rows) for found in taken for level in found) > MOST_FILES:
+        whole = _directories(source, [level for found in taken for level in found])
+        if whole:
+            return whole
     for match in selection.matches:
         if match.is_dir:
-            for level in levels(source, match, selection.exclude):
+            for level in taken.pop(0):
                 if not _add(source, level, out):
                     return {}
         else:
@@ -29,6 +35,17 @@ def named_files(source: Source, selection: Selection) -> dict[str, str]:
             if not _add(source, Level(directory, "", rows, False, frozenset()), out):
                 return {}
     return out
+
+
+def _directories(source: Source, found: Sequence[Level]) -> dict[str, str]:
+    """Each directory for what lies in it, without looking at its files one by one."""
+    try:
+        return {
+            (level.path or ".") + "/": file_value(stat.S_IFDIR, source.digests[level.path])
+            for level in found
+        }
+    except KeyError:
+        return {}
 
 
 def _add(source: Source, level: Level, out: dict[str, str]) -> bool:

@@ -92,6 +92,7 @@ class Source:
         self._single: dict[str, Row | None] = {}
         # Digests of files that were hashed for this build, by directory and name.
         self.contents: dict[str, dict[str, bytes]] = {}
+        self.digests: dict[str, bytes] = {}  # of whole directories, likewise
 
     def hold(self, fd: int) -> None:
         """Take an open directory for the root."""
