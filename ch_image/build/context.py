@@ -7,12 +7,15 @@ a build, directory by directory as COPY and ADD need them.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from ch_image.build.source import Rules, Source
-from ch_image.build.statindex import StatIndex
+from ch_image.build.ahead import Ahead
+from ch_image.build.source import Row, Rules, Source
+from ch_image.build.statindex import StatIndex, fingerprint
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError
 
+_MANY = 5000  # files that are worth a process of its own
 _MAX_RULES = 4 << 20  # bytes of an ignore file
 
 
@@ -32,11 +35,64 @@ class Context(Source):
         super().__init__(root, rules)
         self.what = what
         self.index = StatIndex(digests, root) if digests else None
+        self._ahead: Ahead | None = None
+        self._fingerprints: dict[str, bytes] = {}
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+        super().close()
+
+    def look_ahead(self, tops: Sequence[str]) -> None:
+        """Expect that all below the directories ``tops`` will be listed and fingerprinted.
+
+        If that is much, and there are no threads yet, another process lists a part of it.
+        """
+        if self.index is None or self._ahead is not None or _processors() < 2 or _threads() > 1:
+            return
+        known = [p for p in self.index.paths() if any(_below(p, top) for top in tops)]
+        if self.index.count(known) >= _MANY:
+            known.sort()
+            self._ahead = Ahead(known[len(known) // 2 :], self._look_at)
+
+    def _look_at(self, path: str) -> tuple[list[Row], bytes]:
+        rows = self._scan(path)
+        return rows, fingerprint(rows)
+
+    def listing(self, path: str) -> list[Row]:
+        """See `Source`."""
+        if self._ahead is not None and path not in self._listings:
+            found = self._ahead.get(path)
+            if found is not None:
+                self._listings[path], self._fingerprints[path] = found
+        return super().listing(path)
+
+    def fingerprint(self, path: str, rows: Sequence[Row]) -> bytes:
+        """What changes when a row of the directory ``path`` does."""
+        return self._fingerprints.get(path) or fingerprint(rows)
 
     def save(self) -> None:
         """Keep the digests for the next build. OSError: they could not be written."""
         if self.index is not None:
             self.index.save()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _threads() -> int:
+    """How many this process has; also those that the interpreter knows nothing of."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 2
+
+
+def _below(path: str, top: str) -> bool:
+    return not top or path == top or path.startswith(top + "/")
 
 
 def read_rules(root: str, dockerfile: str = "") -> tuple[str, ignore.Ignore] | None:

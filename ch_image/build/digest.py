@@ -30,7 +30,6 @@ from ch_image.build.source import (
 )
 from ch_image.build.spread import spread
 from ch_image.build.statindex import Memo, stat_key
-from ch_image.build.statindex import fingerprint as fingerprint_of
 from ch_image.errors import BuildError
 from ch_image.model.sha256 import sha256
 from ch_image.typed import TYPE_CHECKING, NamedTuple
@@ -74,11 +73,14 @@ class _Digester:
     def __init__(self, source: Source, owners: bool) -> None:
         self._source = source
         self._owners = owners
-        self._index = source.index if isinstance(source, Context) else None
+        self._context = source if isinstance(source, Context) else None
+        self._index = self._context.index if self._context else None
         self._links: dict[tuple[int, int], list[str]] = {}
 
     def run(self, selection: Selection) -> str:
         """Look at everything once, hash what is not known, then put it together."""
+        if self._context is not None:
+            self._context.look_ahead([m.path for m in selection.matches if m.is_dir])
         parts: list[tuple[bytes, bytes | _Pending]] = []
         for match in selection.matches:
             if match.is_dir:
@@ -105,11 +107,11 @@ class _Digester:
             if row[LINKS] > 1:
                 paths = self._links.setdefault((row[DEVICE], row[INODE]), [])
                 paths.append(join(level.path, row[NAME]))
-        if self._index is None:
+        if self._context is None or self._index is None:
             return _Pending(level, b"", {}, 0)
         fingerprint = b""
         if level.whole:
-            fingerprint = fingerprint_of(rows)
+            fingerprint = self._context.fingerprint(level.path, rows)
             whole = self._index.whole(level.path, fingerprint)
             if whole is not None:
                 self._source.digests[level.path] = whole

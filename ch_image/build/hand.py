@@ -114,7 +114,7 @@ class Hand:
         top = source.open_dir("")
         try:
             with open(words, "wb", closefd=False) as file:
-                marshal.dump(told, file)
+                file.write(marshal.dumps(told))  # marshal.dump writes each value by itself
             fds = (words, writer, queue.fd, top, *target)
             moves = [(os.POSIX_SPAWN_DUP2, fd, _FIRST + n) for n, fd in enumerate(fds)]
             self._pid = os.posix_spawn(
@@ -172,7 +172,7 @@ def serve(parent: int) -> None:
     words, writer, queue, top, root, upper = range(_FIRST, _FIRST + 6)
     with open(words, "rb") as file:
         file.seek(0)
-        told = marshal.load(file)
+        told = marshal.loads(file.read())
     links = told["links"]
     source = Source("") if links is None else ImageSource("", links)
     source.what = told["what"]
@@ -187,7 +187,7 @@ def serve(parent: int) -> None:
     except BuildError as error:
         answer = {"fault": str(error), "hint": error.hint}
     with open(writer, "wb") as out:
-        marshal.dump(answer, out)
+        out.write(marshal.dumps(answer))
 
 
 def _work(

@@ -94,6 +94,14 @@ class StatIndex:
         found = self._all().get(path)
         return _unpack_table(bytes(found.table)) if found is not None else {}
 
+    def paths(self) -> list[str]:
+        """The directories that are known."""
+        return list(self._all())
+
+    def count(self, paths: Sequence[str]) -> int:
+        """About how many files lie in these directories."""
+        return sum(len(self._all()[path].table) for path in paths) // (_KEY.size + 36)
+
     def remember(
         self,
         path: str,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -42,8 +42,6 @@ class Scratch:
         self._pid = 0
         self._numbers = itertools.count()
         self._swept = False
-        self._dropped: list[str] = []
-        self._dropping = allocate_lock()  # held by the thread that removes what was dropped
 
     @property
     def path(self) -> str:
@@ -74,27 +72,6 @@ class Scratch:
             yield path
         finally:
             remove(path)
-
-    def drop(self, *paths: str) -> None:
-        """Remove these trees, those of them that exist, while the caller goes on.
-
-        Removing a directory is the slowest call that a file system has.
-        """
-        self._dropped += paths
-        if self._dropping.acquire(blocking=False):
-            try:
-                start_new_thread(self._remove_dropped, ())
-            except RuntimeError:  # no more threads
-                self._remove_dropped()
-
-    def _remove_dropped(self) -> None:
-        try:
-            while self._dropped:
-                path = self._dropped.pop()
-                if os.path.lexists(path):
-                    remove(path)
-        finally:
-            self._dropping.release()
 
     def _make(self) -> None:
         while True:
@@ -144,9 +121,6 @@ class Scratch:
 
     def close(self) -> None:
         """Remove the process's directory. A forked child's close leaves its parent's alone."""
-        if self._pid == os.getpid():
-            with self._dropping:  # nobody else is removing
-                self._dropped.clear()
         with self._mutex:
             if self._pid == os.getpid():
                 remove(self._path, keep="lock")

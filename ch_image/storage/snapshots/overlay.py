@@ -16,7 +16,7 @@ from ch_image.fs.copy import copy_directory_attributes
 from ch_image.fs.directories import FLAGS
 from ch_image.storage.faults import faults, storage_error
 from ch_image.storage.layers import Chain, LayerId, Layers
-from ch_image.storage.scratch import Scratch, make_dir
+from ch_image.storage.scratch import Scratch, make_dir, remove
 from ch_image.storage.snapshots.base import Draft
 from ch_image.storage.snapshots.merge import Merger
 from ch_image.storage.snapshots.mountapi import Overlay, unmount
@@ -68,10 +68,9 @@ class OverlaySnapshotter:
             unmount(draft.root)
         self._open.discard(draft.stage)
         self._places.append(draft.root)
-        try:
-            return self._layers.publish(draft.stage, owners=owners)
-        finally:
-            self._scratch.drop(draft.stage, f"{draft.stage}w", f"{draft.stage}e")
+        # The directory of work stays until the process ends: ext4 searches long for a new inode
+        # where others were freed in the last seconds, and removing directories takes its time.
+        return self._layers.publish(draft.stage, owners=owners)
 
     def discard(self, draft: Draft) -> None:
         """Unmount and remove what remains."""
@@ -84,7 +83,9 @@ class OverlaySnapshotter:
             # rmdir and not a removal with contents: should the unmount have failed, all that one
             # sees below it is the image.
             os.rmdir(draft.root)
-        self._scratch.drop(draft.stage, f"{draft.stage}w", f"{draft.stage}e")
+        for path in (draft.stage, f"{draft.stage}w", f"{draft.stage}e"):
+            if os.path.lexists(path):
+                remove(path)
 
     @contextmanager
     def view(self, chain: Chain) -> Iterator[str]:
