@@ -13,13 +13,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from types import TracebackType
 
 from ch_image.errors import ImageError
 from ch_image.typed import Any, Final, Protocol
 
 CHUNK: Final = 1 << 20
 _AHEAD: Final = 6  # chunks decompressed before they are wanted
+_WAITING: Final = 2  # blocks to compress that wait, or are taken
 _MEMORY: Final = 160 << 20  # what a decompressor's window may take, bytes
 _INPUT: Final = 256 << 10
 _THREADS: Final = 2  # fixed: zstd's output depends on there being threads
@@ -200,13 +200,24 @@ def open_reader(source: Readable, hasher: Hasher | None = None) -> Reader:
     return Reader(joined, hasher)
 
 
+def _tokens(count: int) -> SimpleQueue[None]:
+    """A semaphore: ``get`` takes, ``put(None)`` gives back.
+
+    What a signal raises can leave one of `threading` locked for ever, for it is written in Python.
+    """
+    tokens: SimpleQueue[None] = SimpleQueue()
+    for _ in range(count):
+        tokens.put(None)
+    return tokens
+
+
 class Reader:
     """A stream that is read, and hashed, ahead of its reader by a thread."""
 
     def __init__(self, source: Readable, hasher: Hasher | None) -> None:
         self._source, self._hasher = source, hasher
         self._chunks: SimpleQueue[bytes | BaseException] = SimpleQueue()
-        self._room = threading.Semaphore(_AHEAD)
+        self._room = _tokens(_AHEAD)
         self._closed = False
         self._rest: bytes | None = b""  # None: the end was read
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
@@ -215,24 +226,19 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End the thread, wherever it is; what was not read is dropped."""
         self._closed = True
-        self._room.release()
+        self._room.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
             while True:
-                self._room.acquire()
+                self._room.get()
                 if self._closed:
                     return
                 data = self._source.read(CHUNK)
@@ -251,7 +257,7 @@ class Reader:
             return b""
         if not data:
             item = self._chunks.get()
-            self._room.release()
+            self._room.put(None)
             if isinstance(item, BaseException):
                 self._rest = None
                 raise _fault(item)
@@ -314,6 +320,57 @@ class Compressor:
         self._stream.close()
 
 
+class _Apart:
+    """A stream that a thread of its own makes, writes to and closes.
+
+    What a signal raises is raised in the main thread, wherever that is. In the midst of handing a
+    block to isal's threads that would leave them, and whoever closes them, waiting for ever.
+    """
+
+    def __init__(self, new: Callable[[], Any]) -> None:
+        self._new = new
+        self._blocks: SimpleQueue[bytes | None] = SimpleQueue()
+        self._room = _tokens(_WAITING)
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="compress", daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes, /) -> None:
+        """Take all of ``data``. Raises what writing earlier blocks raised."""
+        self._room.get()
+        if self._error is not None:
+            self._room.put(None)
+            raise self._error
+        self._blocks.put(data)
+
+    def close(self) -> None:
+        """Wait until all is written. Raises what writing raised."""
+        if not self._closed:
+            self._closed = True
+            self._blocks.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        data: bytes | None = b""
+        try:
+            stream = self._new()
+            try:
+                while (data := self._blocks.get()) is not None:
+                    stream.write(data)
+                    self._room.put(None)
+            finally:
+                stream.close()
+        except BaseException as error:  # it is raised again where the data come from
+            self._error = error
+            for _ in range(_WAITING):
+                self._room.put(None)
+            while data is not None:
+                data = self._blocks.get()
+
+
 class _Flushable:
     """A target for isal, which flushes what it writes to."""
 
@@ -329,9 +386,8 @@ def gzip_writer(target: Writable, level: int = 1) -> Compressor:
     from isal import igzip_threaded
 
     opened: Any = igzip_threaded.open
-    return Compressor(
-        opened(_Flushable(target), "wb", min(level, 3), threads=_THREADS, block_size=CHUNK)
-    )
+    words = (_Flushable(target), "wb", min(level, 3))
+    return Compressor(_Apart(lambda: opened(*words, threads=_THREADS, block_size=CHUNK)))
 
 
 def zstd_writer(target: Writable, level: int = 3) -> Compressor:

@@ -8,10 +8,13 @@ import hashlib
 import io
 import lzma
 import os
+import subprocess
+import sys
 import threading
 import zlib
 
 import pytest
+import world
 import zstandard
 
 from ch_image.errors import ImageError
@@ -156,3 +159,64 @@ def test_hashing_sees_all_that_passes() -> None:
             pass
     assert {h.hexdigest() for h in (into, outof, ahead)} == {wanted}
     assert writer.count == reader.count == len(DATA)
+
+
+INTERRUPTED = """
+import random, signal
+from ch_image.layers.compress import CHUNK, gzip_writer
+
+class Interrupted(BaseException):
+    pass
+
+class Target:
+    def write(self, data): pass
+
+def handler(*_):
+    raise Interrupted
+
+signal.signal(signal.SIGALRM, handler)
+block, random = random.randbytes(CHUNK * 3 // 2), random.Random(1)
+for number in range(60):
+    try:
+        with gzip_writer(Target()) as out:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.02))
+            while True:
+                out.write(block)
+    except Interrupted:
+        pass
+print("all ended")
+"""
+
+
+def test_an_interruption_at_any_moment_leaves_nobody_waiting() -> None:
+    argv = [sys.executable, "-c", INTERRUPTED]
+    env = os.environ | {"PYTHONPATH": str(world.CHECKOUT)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.returncode) == ("all ended\n", 0), done.stderr
+
+
+class Full:
+    """A target that takes one block and then has no space."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def write(self, data: bytes) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+        return len(data)
+
+
+def test_a_full_target_is_told_and_can_be_left() -> None:
+    def fill() -> None:
+        with gzip_writer(Full()) as out:
+            for _ in range(50):
+                out.write(os.urandom(1 << 20))
+
+    with pytest.raises(OSError, match="No space left"):
+        fill()
+    packer = gzip_writer(Full())
+    packer.write(DATA)
+    with pytest.raises(OSError, match="No space left"):
+        packer.close()
