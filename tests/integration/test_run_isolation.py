@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import socket
@@ -95,10 +96,10 @@ def test_a_hundred_start_at_once(ch_image: world.Tool, image: Path) -> None:
     assert [process.wait(120) for process in running] == [0] * 100
 
 
-def test_every_option_is_documented() -> None:
-    from ch_image.cli.run import OPTIONS
-
-    text = (world.CHECKOUT / "docs/ch-run.md").read_text()
-    names = [name for option in OPTIONS for name in option.names]
+@pytest.mark.parametrize("program", ["run", "convert"])
+def test_every_option_is_documented(program: str) -> None:
+    options = importlib.import_module(f"ch_image.cli.{program}").OPTIONS
+    text = (world.CHECKOUT / f"docs/ch-{program}.md").read_text()
+    names = [name for option in options for name in option.names]
     words = set(re.findall(r"-[-\w?]+", text))
     assert [name for name in names if name not in words] == []
