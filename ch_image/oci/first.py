@@ -368,7 +368,7 @@ class Watch:
 
     def _answer(self, fd: int, event: int) -> None:
         self._supervisor.listener = fd
-        if not event & select.POLLIN or not self._supervisor.serve_one():
+        if not event & select.POLLIN or not self._supervisor.serve():
             self._poll.unregister(fd)
             self._listeners.discard(fd)
             os.close(fd)

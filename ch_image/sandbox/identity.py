@@ -70,6 +70,11 @@ class Ids:
         return self.uids[3] == 0 and self.gids[3] == 0
 
     @property
+    def is_all_root(self) -> bool:
+        """Whether it never was anybody else, as far as can be seen."""
+        return self.uids == self.gids == (0, 0, 0, 0)
+
+    @property
     def privileged(self) -> bool:
         """Whether it may take any identity (CAP_SETUID and CAP_SETGID, as root has them)."""
         return self.uids[1] == 0 or self.kept
@@ -98,9 +103,14 @@ class Identities:
             self._give_back()
         return self._by_index.get(_read_filter(str(pid)), self._by_index[self._default])
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody but the first has been seen yet."""
+        return len(self._by_index) == 1
+
     def only_root(self) -> bool:
         """Whether nobody but root has been seen yet."""
-        return len(self._by_index) == 1 and self._by_index[self._default].is_root
+        return self.alone and self._by_index[self._default].is_root
 
     def change(self, pid: int, new: Ids) -> bool:
         """Give ``pid`` an identity; False when it cannot be marked (then it keeps the old)."""

@@ -14,7 +14,13 @@ import struct
 
 from ch_image.sandbox import procfs
 from ch_image.sandbox.caller import AT_FDCWD
-from ch_image.sandbox.seccomp import FREE_STACK, PATH_STACK, marks_processes, more_marks
+from ch_image.sandbox.seccomp import (
+    FREE_STACK,
+    PATH_STACK,
+    ROOT_STACK,
+    marks_processes,
+    more_marks,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +42,7 @@ BY_PATH = frozenset(b"mv find ls du test [".split())
 # Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
 # new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
 # place; tar unless it extracts or lists.
-_TOLD = (b"dpkg", b"sed", b"tar")
+_TOLD = (b"dpkg", b"sed", b"tar", b"make", b"gmake")
 INTERPRETERS = (b"python", b"ruby")
 _SCRIPTS = b"AnsiballZ_"
 _CONFIGURES = (b"--configure", b"--install", b"-i")
@@ -49,7 +55,9 @@ HEEDLESS = frozenset(
     x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
 )
 _WORDS = 24  # of the arguments, that are looked at
-LARGE = (PATH_STACK, FREE_STACK)
+# When root starts them, they remain root, and ask who they are before each command.
+STEADY = (b"make", b"gmake")
+LARGE = (PATH_STACK, FREE_STACK, ROOT_STACK)
 _ELF = b"\x7fELF"
 
 
@@ -60,10 +68,11 @@ class Readers:
         self._works = marks_processes()
         self._more = more_marks()
         self._limits: dict[int, tuple[int, int]] = {}
-        self._usual = 0  # the soft limit of who got a large stack; 0: nobody yet
+        self._large: set[int] = set()  # who has a large stack, and may hand it to a child
+        self._usual = 0  # the soft limit of the last of them
 
     def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
-        """The caller is about to become the program at ``path``; ``other``: as another user.
+        """The caller is about to become the program at ``path``; ``other``: not wholly as root.
 
         ``arguments`` is the address of its argument list.
         """
@@ -78,25 +87,27 @@ class Readers:
             stack = PATH_STACK
         else:
             stack = procfs.INFINITY if name in PROGRAMS or name in BY_PATH else 0
-        if stack or self._usual or call.pid in self._limits:
+        if stack or self._large or call.pid in self._limits:
             try:
                 # A thread that execs gets the number of its process.
-                process = procfs.process_of(call.pid) if stack else call.pid
-                self._mark(process, stack)
+                self._mark(procfs.leader_of(call.pid), stack)
             except OSError:  # it died meanwhile
                 pass
 
     def _mark(self, pid: int, stack: int) -> None:
         """Mark ``pid`` by this limit, 0: not at all. What an exec before left, goes."""
+        self._large = {process for process in self._large if _has_large_stack(process)}
         soft, hard = was = procfs.stack_limit(pid)
         left = self._limits.pop(pid, None)
         if left and soft in (*LARGE, procfs.INFINITY):  # that exec failed, or nobody looked
             soft = left[0]
         elif soft in LARGE and self._usual:  # the parent's
             soft = self._usual
+        self._large.discard(pid)
         if stack and soft != procfs.INFINITY and hard == procfs.INFINITY:
             self._limits[pid] = soft, hard
             if stack in LARGE:
+                self._large.add(pid)
                 self._usual = soft
             soft = stack
         if (soft, hard) != was:
@@ -108,6 +119,7 @@ class Readers:
             return
         limits = self._limits.pop(pid, None)
         if limits:
+            self._large.discard(pid)
             try:
                 procfs.set_stack_limit(pid, *limits)
             except OSError:  # it died meanwhile
@@ -115,6 +127,8 @@ class Readers:
 
     def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
         """The mark of a program that is marked for what it is told."""
+        if name in STEADY:
+            return ROOT_STACK if self._more and _is_elf(call, path) else 0
         words = _words(call, arguments)
         if name == b"dpkg" and _UNPACKS in words and self._more and _is_elf(call, path):
             return FREE_STACK
@@ -137,6 +151,13 @@ def reads_owners(name: bytes, words: list[bytes]) -> bool:
         letters = frozenset(first)
         return bool(letters & _OTHERWISE) or not letters & _EXTRACTS
     return first.rpartition(b"/")[2].startswith(_SCRIPTS)
+
+
+def _has_large_stack(pid: int) -> bool:
+    try:
+        return procfs.stack_limit(pid)[0] in LARGE
+    except OSError:  # it ended
+        return False
 
 
 def _words(call: Call, arguments: int) -> list[bytes]:

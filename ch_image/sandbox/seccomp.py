@@ -18,8 +18,8 @@ AUDIT_ARM = 0x40000028
 RET_ALLOW = 0x7FFF0000
 RET_ERRNO = 0x00050000
 RET_USER_NOTIF = 0x7FC00000
-_ENOSYS = 38
-_LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ENOSYS, _UNSET = 38, 0xFFFFFFFF
+_LOAD, _JUMP, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 _NR, _ARCH = 0, 4
 _X32 = 0x40000000
 
@@ -116,6 +116,11 @@ _FREE: dict[str, tuple[tuple[int, int, int], ...]] = {
     "mkdir": (), "mkdirat": (), "symlink": (), "symlinkat": (),
     "fchown": ((1, _JEQ, 0), (2, _JEQ, 0)), "lchown": ((1, _JEQ, 0), (2, _JEQ, 0)),
 }  # fmt: skip
+# With this one, a process that is root and remains it is not asked who it is, nor about becoming
+# root (0, or -1: no change, in all arguments).
+ROOT_STACK = 1 << 45
+_ASKS_WHO = ("getuid", "geteuid", "getgid", "getegid")
+_BECOMES = ("setresuid", "setresgid")
 _RLIMIT_STACK, _AT_EMPTY_PATH = 3, 0x1000
 # Called so often that they come first.
 _FREQUENT = ("newfstatat", "openat", "fstat", "stat", "lstat", "open")
@@ -148,8 +153,8 @@ def _argument(index: int) -> int:
 
 
 # A test of a call: where a word of seccomp_data lies, instruction, operand, and where to go on if
-# it holds and if not: at the next test, at the last one, or with the verdict.
-_NEXT, _LAST, _ASK, _FREELY = range(4)
+# it holds and if not: at the next test, behind that, at the last one, or with the verdict.
+_NEXT, _SKIP, _LAST, _ASK, _FREELY = range(5)
 Test = tuple[int, int, int, int, int]
 Range = tuple[int, int]  # high words of addresses, from and below
 
@@ -166,7 +171,7 @@ def _tests(name: str, marked: Range, more: bool, endless: bool) -> list[Test]:
 
     ``more``: there are the marks by large stacks. ``endless``: anybody may raise a stack limit.
     """
-    path, free = stack_range(PATH_STACK), stack_range(FREE_STACK)
+    path, free, root = map(stack_range, (PATH_STACK, FREE_STACK, ROOT_STACK))
     if name in MARKED and (not more or name == "fstat"):
         return _within(marked, _ASK, _FREELY)
     if name == "newfstatat":
@@ -181,9 +186,20 @@ def _tests(name: str, marked: Range, more: bool, endless: bool) -> list[Test]:
         return [
             (_argument(1), _JEQ, _RLIMIT_STACK, _NEXT, _LAST),
             (*sets, _FREELY if endless else _ASK, _NEXT),
-            *_within(free, _ASK, _NEXT, _FREELY), *_within(path, _ASK, _FREELY),
+            *_within(root, _ASK, _NEXT, _FREELY), *_within(free, _ASK, _NEXT),
+            *_within(path, _ASK, _FREELY),
             (*sets, _ASK, _FREELY),
         ]  # fmt: skip
+    if name in _ASKS_WHO and more:
+        return _within(root, _FREELY, _ASK)
+    if name in _BECOMES and more:
+        tests = _within(root, _NEXT, _ASK)
+        for n in range(3):
+            tests += [
+                (_argument(n), _JEQ, 0, _SKIP, _NEXT),
+                (_argument(n), _JEQ, _UNSET, _NEXT, _ASK),
+            ]
+        return [*tests, (_argument(0), _JGE, 0, _FREELY, _ASK)]
     tests = []
     if name in _CONDITIONS:
         argument, test, operand = _CONDITIONS[name]
@@ -206,13 +222,14 @@ def _call(name: str, number: int, tests: list[Test], notify: bool) -> bytes:
     if not tests:
         return _op(_JEQ, number, 0, 1) + _op(_RETURN, RET_USER_NOTIF)
     loads = [at == 0 or tests[at - 1][0] != test[0] for at, test in enumerate(tests)]
-    left = sum(loads) + len(tests)
-    last = loads[-1] + 1
-    out = _op(_JEQ, number, 0, left + 2)
-    for load, (offset, test, operand, yes, no) in zip(loads, tests, strict=True):
-        out += _op(_LOAD, offset) if load else b""
-        left -= 1 + load
-        way = (0, left - last, left, left + 1)
+    starts = [sum(loads[:at]) + at for at in range(len(tests) + 1)]
+    end = starts[len(tests)]
+    out = _op(_JEQ, number, 0, end + 2)
+    for at, (offset, test, operand, yes, no) in enumerate(tests):
+        out += _op(_LOAD, offset) if loads[at] else b""
+        here = starts[at] + loads[at] + 1
+        places = (here, starts[min(at + 2, len(tests))], starts[len(tests) - 1], end, end + 1)
+        way = [place - here for place in places]
         out += _op(test, operand, way[yes], way[no])
     return out + _op(_RETURN, RET_USER_NOTIF) + _op(_RETURN, RET_ALLOW)
 
@@ -233,7 +250,7 @@ def program(*, notify: bool = True, machine: str = "", endless: bool = False) ->
         for name in (*first, *(name for name in table if name not in first)):
             block += _call(name, table[name], _tests(name, marked, more, endless), notify)
         block += _op(_RETURN, RET_ALLOW)
-        out += _op(_JEQ, arch, 0, len(block) // 8) + block
+        out += _op(_JEQ, arch, 1, 0) + _op(_JUMP, len(block) // 8) + block
     return out + _op(_RETURN, RET_ALLOW)
 
 
@@ -258,7 +275,7 @@ def stack_range(stack: int) -> Range:
 
 
 def more_marks(machine: str = "") -> bool:
-    """Whether PATH_STACK and FREE_STACK are marks here."""
+    """Whether PATH_STACK, FREE_STACK and ROOT_STACK are marks here."""
     return (machine or os.uname().machine) == "x86_64"
 
 

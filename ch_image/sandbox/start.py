@@ -175,9 +175,7 @@ def _watch(child: int, supervisor: Supervisor | None, wake: int, result: int) ->
                 status = _reap(child)
                 if status is not None:
                     return status
-            elif supervisor is not None and (
-                not event & select.POLLIN or not supervisor.serve_one()
-            ):
+            elif supervisor is not None and (not event & select.POLLIN or not supervisor.serve()):
                 poll.unregister(supervisor.listener)
 
 

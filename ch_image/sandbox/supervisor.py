@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import struct
 
-from ch_image.sandbox import procfs, records, view
+from ch_image.sandbox import attributes, procfs, records, view
 from ch_image.sandbox.caller import AT_FDCWD, Call
 from ch_image.sandbox.creation import CONTINUE, CREATING, DONE, Reply, create, link
 from ch_image.sandbox.identity import UNSET, Identities, Ids, apply_set
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP = 1
+_AT_ONCE = 64  # calls that are answered before other events are looked at
 _SOL_SOCKET = 1
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -36,10 +38,10 @@ _NOTIFICATION = struct.Struct("<QIIiIQ6Q")
 _RESPONSE = struct.Struct("<QqiI")
 
 
-def hasten(listener: int) -> None:
-    """Let the supervisor and a caller that waits for it share a processor."""
+def hasten(listener: int, flags: int = _SYNC_WAKE_UP) -> None:
+    """Let the supervisor and a caller that waits for it share a processor; 0: no longer."""
     try:
-        fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
+        fcntl.ioctl(listener, _SET_FLAGS, flags)
     except OSError:  # before Linux 6.6: slower, no less right
         pass
 
@@ -70,11 +72,36 @@ class Supervisor:
         self._mounting = Mounting(furnished)
         self._readers = Readers()
         self._answers = self._table()
+        self._first = _who(first)
+        self._poll, self._polled = select.poll(), -1
         if listener >= 0:
             hasten(listener)
 
-    def serve_one(self) -> bool:
-        """Answer one waiting call; False when there is none left to come."""
+    def serve(self) -> bool:
+        """Answer one waiting call and those that came meanwhile; False when none is left to come.
+
+        A caller that came meanwhile runs on another processor, and has to go on there: woken on
+        ours, it would stand in line with who was answered before while the other is idle.
+        """
+        if not self._serve_one():
+            return False
+        for _ in range(_AT_ONCE):
+            if not self._waits():
+                break
+            hasten(self.listener, 0)
+            left = self._serve_one()
+            hasten(self.listener)
+            if not left:
+                return False
+        return True
+
+    def _waits(self) -> bool:
+        if self._polled != self.listener:
+            self._poll, self._polled = select.poll(), self.listener
+            self._poll.register(self.listener, select.POLLIN)
+        return any(event & select.POLLIN for _, event in self._poll.poll(0))
+
+    def _serve_one(self) -> bool:
         request = self._request
         request[:] = bytes(80)
         try:
@@ -82,13 +109,17 @@ class Supervisor:
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.EINTR)  # the caller died meanwhile
         id_, pid, _, nr, arch, _, *args = _NOTIFICATION.unpack(request)
-        name = self._names[arch, nr]
-        call = Call(self.listener, id_, pid, name, tuple(args), self._mounting.plain)
         self.count += 1
-        try:
-            value, flags = self._answers[call.name](call)
-        except OSError as error:
-            value, flags = -(error.errno or errno.EIO), 0
+        flags = 0
+        if (arch, nr) in self._first and self.identities.alone:
+            value = self._first[arch, nr]
+        else:
+            name = self._names[arch, nr]
+            call = Call(self.listener, id_, pid, name, tuple(args), self._mounting.plain)
+            try:
+                value, flags = self._answers[call.name](call)
+            except OSError as error:
+                value = -(error.errno or errno.EIO)
         if flags >= 0:
             error_ = value if value < 0 else 0
             reply = _RESPONSE.pack(id_, max(value, 0), error_, flags)
@@ -106,9 +137,9 @@ class Supervisor:
         table |= dict.fromkeys(("chown", "lchown", "fchown", "fchownat"), self._chown)
         table |= dict.fromkeys(("execve", "execveat"), self._exec)
         table |= dict.fromkeys(("link", "linkat"), lambda call: link(call, self.ledger))
-        table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), self._setxattr)
+        table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), attributes.change)
         table |= dict.fromkeys(Mounting.CALLS, self._mounting.answer)
-        table |= dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), self._attributes)
+        table |= dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), attributes.names)
         table |= {"bind": bind, "setrlimit": self._limit, "prlimit64": self._limit}
         table |= {"getsockopt": self._peer, "io_uring_setup": self._ring, "prctl": self._keep}
         for name in names().values():
@@ -211,7 +242,7 @@ class Supervisor:
         ids = self.identities.of(call.pid)
         at = call.name == "execveat"
         path = call.glimpse(call.args[1] if at else call.args[0])
-        self._readers.exec(call, path, call.args[2 if at else 1], other=not ids.is_root)
+        self._readers.exec(call, path, call.args[2 if at else 1], other=not ids.is_all_root)
         if not path or ids.is_root and not ids.keep:
             return CONTINUE
         fd = call.locate(call.args[0] if at else AT_FDCWD, path, True)
@@ -337,43 +368,10 @@ class Supervisor:
             return False
         return True
 
-    def _setxattr(self, call: Call) -> Reply:
-        """An ACL that names others than root: those entries are left out (see the docs)."""
-        path, name_at, value_at, size = call.args[:4]
-        name = call.string(name_at)
-        if not name.startswith(b"system.posix_acl_"):
-            return CONTINUE
-        value = call.peek(value_at, min(size, 1 << 16))
-        reduced = records.acl_of_root(value)
-        if reduced == value:
-            return CONTINUE
-        if call.name == "fsetxattr":
-            fd = call.descriptor(path)
-        else:
-            fd = call.locate(AT_FDCWD, call.string(path), call.name == "setxattr")
-        try:
-            os.setxattr(of_fd(fd), name, reduced)
-        finally:
-            os.close(fd)
-        return DONE
 
-    def _attributes(self, call: Call) -> Reply:
-        """Names of attributes, without ours: who copies attributes must not copy an owner."""
-        where, address, room = call.args[:3]
-        if call.name == "flistxattr":
-            fd = call.descriptor(where)
-        else:
-            fd = call.locate(AT_FDCWD, call.string(where), call.name == "listxattr")
-        try:
-            names_ = os.listxattr(of_fd(fd))
-        finally:
-            os.close(fd)
-        if records.ATTRIBUTE not in names_:
-            return CONTINUE
-        names_.remove(records.ATTRIBUTE)
-        data = b"".join(os.fsencode(name) + b"\0" for name in names_)
-        if room and room < len(data):
-            return -errno.ERANGE, 0
-        if room and data:
-            call.poke(address, data)
-        return len(data), 0
+def _who(ids: Ids) -> dict[tuple[int, int], int]:
+    """What the calls that ask for one ID return to who has these."""
+    says = {"getuid": ids.uids[0], "geteuid": ids.uids[1]}
+    says |= {"getgid": ids.gids[0], "getegid": ids.gids[1]}
+    plain = {key: name.removesuffix("16") for key, name in names().items()}
+    return {key: says[name] for key, name in plain.items() if name in says}

@@ -83,11 +83,11 @@ SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 
 _NUMBERS = {
     "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332,
-               "prlimit": 302, "writev": 311, "fstatat": 262, "kcmp": 312,
+               "writev": 311, "fstatat": 262, "kcmp": 312,
                "clone": 56, "capset": 126, "capget": 125, "personality": 135, "keyctl": 250,
                "ioprio_set": 251, "setdomainname": 171},
     "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291,
-                "prlimit": 261, "writev": 271, "fstatat": 79, "kcmp": 272,
+                "writev": 271, "fstatat": 79, "kcmp": 272,
                 "clone": 220, "capset": 91, "capget": 90, "personality": 92, "keyctl": 219,
                 "ioprio_set": 30, "setdomainname": 162},
 }  # fmt: skip
@@ -104,7 +104,6 @@ SYS_setdomainname = _HERE["setdomainname"]
 SYS_pivot_root = _HERE["pivot_root"]
 SYS_seccomp = _HERE["seccomp"]
 SYS_statx = _HERE["statx"]
-SYS_prlimit = _HERE["prlimit"]
 SYS_process_vm_writev = _HERE["writev"]
 SYS_fstatat = _HERE["fstatat"]
 SYS_kcmp = _HERE["kcmp"]
@@ -270,10 +269,18 @@ def keep_only(fds: tuple[int, ...]) -> None:
     close_range(last + 1)
 
 
+_pair = bytearray(16)
+_pair_place = (ctypes.c_char * 16).from_buffer(_pair)
+_libc.prlimit.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
+
+
 def prlimit(pid: int, resource: int, new: bytes | None, old: bytearray | None) -> None:
     """prlimit(2); ``new`` and ``old`` are structures of two 64-bit numbers, soft and hard."""
-    room = (ctypes.c_char * 16).from_buffer(old) if old is not None else None
-    syscall(SYS_prlimit, pid, resource, new, room)
+    room = None if old is None else _pair_place
+    if _libc.prlimit(pid, resource, new, room) < 0:
+        raise fail()
+    if old is not None:
+        old[:] = _pair
 
 
 _LONGEST = 1 << 18  # bytes that read_memory reads at most: setgroups with all of its groups

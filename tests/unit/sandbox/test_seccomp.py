@@ -26,6 +26,8 @@ def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL
         at += 1
         if op == 0x20:
             (accumulator,) = struct.unpack_from("<I", data, value)
+        elif op == 0x05:
+            at += value
         elif op == 0x06:
             return int(value)
         else:
@@ -90,7 +92,8 @@ def _place(stack: int) -> int:
     return seccomp.stack_range(stack)[1] - 0x80 << 32
 
 
-FREE, PATHS = _place(seccomp.FREE_STACK), _place(seccomp.PATH_STACK)
+FREE, PATHS, ROOT = map(_place, (seccomp.FREE_STACK, seccomp.PATH_STACK, seccomp.ROOT_STACK))
+SAME = 0xFFFFFFFF
 ALL = 0x1500_0000_0000
 MARKS = {
     "a new file of dpkg's": ("openat", FREE, (0, 0, 0o302), ALLOW),
@@ -122,6 +125,19 @@ MARKS = {
     "the stack limit of others": ("prlimit64", USUAL, (0, 3, 0, 1), ALLOW),
     "another limit of dpkg's": ("prlimit64", FREE, (0, 7, 0, 1), ALLOW),
     "dpkg sets a limit": ("prlimit64", FREE, (0, 7, 1, 0), NOTIFY),
+    "the stack limit of make": ("prlimit64", ROOT, (0, 3, 0, 1), NOTIFY),
+    "make asks who it is": ("geteuid", ROOT, (), ALLOW),
+    "dpkg asks who it is": ("geteuid", FREE, (), NOTIFY),
+    "a program at a like place": ("geteuid", 0x5655_5555_0000, (), NOTIFY),
+    "make asks for its groups": ("getgroups", ROOT, (0, 0), NOTIFY),
+    "make becomes root": ("setresuid", ROOT, (SAME, 0, SAME), ALLOW),
+    "make becomes root in all": ("setresgid", ROOT, (0, 0, 0), ALLOW),
+    "make becomes another, first": ("setresuid", ROOT, (1, 0, 0), NOTIFY),
+    "make becomes another, then": ("setresuid", ROOT, (0, 1, SAME), NOTIFY),
+    "make becomes another, at last": ("setresgid", ROOT, (0, SAME, 1), NOTIFY),
+    "others become root": ("setresuid", USUAL, (SAME, 0, SAME), NOTIFY),
+    "make becomes root otherwise": ("setuid", ROOT, (0,), NOTIFY),
+    "make's files": ("openat", ROOT, (0, 0, 0o302), NOTIFY),
     "a stack is set": ("prlimit64", USUAL, (0, 3, 1, 0), NOTIFY),
 }
 

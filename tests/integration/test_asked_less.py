@@ -1,6 +1,6 @@
-"""dpkg while it unpacks is asked about less (see sandbox/readers.py): no owner is lost by that.
+"""dpkg while it unpacks, and make, are asked about less (see sandbox/readers.py): nothing is lost.
 
-A Python named dpkg plays its part, and does what dpkg would not.
+A Python of that name plays their part, and does what they would not.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def excl(path):
 def root(tmp_path: Path) -> Path:
     made = containers.make_root(tmp_path / "root")
     shutil.copy(containers.PYTHON, made / "work/dpkg")
+    (made / "work/make").hardlink_to(made / "work/dpkg")
     (made / "work/begin").write_text(containers.PRELUDE + BEGIN)
     return made
 
@@ -57,7 +58,7 @@ for n in range(300):
     result = run(root, BEGIN + script)
     assert result.code == 0
     assert result.notifications < 300
-    assert len(os.listdir(root / "work")) == 902
+    assert len(os.listdir(root / "work")) == 903
 
 
 def test_what_it_gives_others_or_takes_back_is_recorded(root: Path) -> None:
@@ -142,6 +143,42 @@ os.chmod('.', 0o777)
 if os.fork() == 0:
     os.setgid(33); os.setuid(33)
     as_dpkg('excl("mine")')
+    os._exit(0)
+assert os.wait()[1] == 0
+"""
+    assert run(root, BEGIN + script).code == 0
+    assert owner(root / "work/mine") == (33, 33)
+
+
+def test_make_is_not_asked_who_it_is_and_what_it_starts_is(root: Path) -> None:
+    script = """
+usual = limit()
+as_dpkg(f'''
+assert limit() == {usual}
+for _ in range(100):
+    assert os.getresuid() == (0, 0, 0) and os.getuid() == os.geteuid() == 0
+    os.getgid(); os.getegid(); os.setresuid(-1, 0, -1); os.setresgid(-1, 0, -1)
+if os.fork() == 0:
+    os.setgid(34); os.setuid(33)
+    os.execv('/bin/sh', ['sh', '-c', 'id -u > ids; id -g >> ids; ulimit -s >> ids'])
+assert os.wait()[1] == 0
+os.system('ulimit -s >> ids')
+''', program='/work/make')
+open('usual', 'w').write(f'33\\n34\\n{usual // 1024}\\n{usual // 1024}\\n')
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    assert result.notifications < 300
+    assert (root / "work/ids").read_text() == (root / "work/usual").read_text()
+    assert owner(root / "work/ids") == (33, 34)
+
+
+def test_make_as_another_user_is_that_user(root: Path) -> None:
+    script = """
+os.chmod('.', 0o777)
+if os.fork() == 0:
+    os.setgid(33); os.setuid(33)
+    as_dpkg('assert os.getuid() == 33, os.getuid(); excl("mine")', program='/work/make')
     os._exit(0)
 assert os.wait()[1] == 0
 """
