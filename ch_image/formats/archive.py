@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from ch_image.errors import ImageError, UsageError, printable
-from ch_image.formats.base import Content, Place, naming, temporary_name
+from ch_image.formats.base import Content, Place, naming
 from ch_image.formats.outfit import recall
+from ch_image.formats.unfinished import beside, check_parent
 from ch_image.layers.compress import Readable, Writable, gzip_writer, open_reader, zstd_writer
 from ch_image.layers.create import write_tree
 from ch_image.layers.extract import extract_archive
@@ -151,7 +152,7 @@ def admit_file(name: str, clobber: bool) -> bool:
     try:
         state = os.stat(path)
     except FileNotFoundError:
-        temporary_name(path)
+        check_parent(path)
         return False
     if stat.S_ISDIR(state.st_mode):
         raise ImageError(f"cannot replace a directory by an archive: {printable(name)}")
@@ -175,8 +176,7 @@ def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
         with naming(name), open(path, "wb", buffering=1 << 20) as direct:
             yield direct
         return
-    temporary = temporary_name(path)
-    try:
+    with beside(path) as temporary:
         with naming(name), open(temporary, "xb", buffering=1 << 20) as file:
             yield file
             file.flush()
@@ -185,9 +185,6 @@ def output(name: str, clobber: bool) -> Iterator[BinaryIO]:
             os.rename(temporary, path)
         else:
             _link_only(temporary, path, name)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _link_only(temporary: str, path: str, name: str) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from ch_image.errors import ImageError, UsageError, printable
+from ch_image.errors import UsageError, printable
 from ch_image.model.oci import ImageConfig
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
@@ -156,16 +155,3 @@ def naming(path: str) -> Iterator[None]:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error.filename = path
         raise
-
-
-def temporary_name(path: str) -> str:
-    """A free name beside the absolute ``path``, for what is to be renamed to it.
-
-    Raises ImageError when the directory is not there, or is closed to us.
-    """
-    parent, _, name = path.rpartition("/")
-    if not os.path.isdir(parent or "/"):
-        raise ImageError(f"no such directory: {printable(parent)}")
-    if not os.access(parent or "/", os.W_OK | os.X_OK):
-        raise ImageError(f"you cannot write to the directory {printable(parent or '/')}")
-    return f"{parent}/.{name[:100]}.{os.urandom(6).hex()}.part"

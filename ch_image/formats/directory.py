@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ch_image.errors import ImageError, UsageError, printable
-from ch_image.formats.base import Content, Place, naming, temporary_name
+from ch_image.formats.base import Content, Place, naming
 from ch_image.formats.outfit import METADATA, recall
+from ch_image.formats.unfinished import beside, check_parent, is_unfinished
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_tree, ordinary_xattr, set_mode
 from ch_image.fs.directories import Directories
-from ch_image.fs.remove import remove_tree
 from ch_image.report import Detail
 
 _LOOKS_LIKE_AN_IMAGE = ("bin", "dev", "proc", "usr")  # a home may have all but one
+_INSIDE = "tree"  # what is unfinished is called in a directory that is filled
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -50,7 +51,7 @@ class Directory:
             raise UsageError(f"the directory {what}: {printable(name)}")
         check_replaceable(path, place.clobber)
         if not os.path.isdir(path):
-            temporary_name(path)
+            check_parent(path)
 
     def write(self, content: Content, name: str, place: Place) -> None:
         """Write the tree as the directory ``name``; an image that is there is replaced.
@@ -60,8 +61,7 @@ class Directory:
         self.admit(name, place)
         path = os.path.realpath(name)
         fill = _must_be_filled(path)
-        temporary = f"{path}/.{os.urandom(6).hex()}.part" if fill else temporary_name(path)
-        try:
+        with beside(f"{path}/{_INSIDE}" if fill else path) as temporary:
             with naming(path):
                 _copy(content.tree, temporary, place.xattrs)
             devices = make_plain(temporary, exact=place.exact)
@@ -71,15 +71,13 @@ class Directory:
                 _fill(temporary, path)
             else:
                 _put_in_place(temporary, path)
-        finally:
-            remove_tree(temporary)
 
 
 def check_replaceable(path: str, clobber: bool) -> None:
     """Raises ImageError unless ``path`` is free, empty, or a directory that was an image."""
     shown = printable(path)
     try:
-        names = os.listdir(path)
+        names = _listed(path)
     except FileNotFoundError:
         return
     except NotADirectoryError:
@@ -104,6 +102,11 @@ def check_replaceable(path: str, clobber: bool) -> None:
             )
 
 
+def _listed(path: str) -> list[str]:
+    """What is in a directory but for what was left unfinished there."""
+    return [name for name in os.listdir(path) if not is_unfinished(name, _INSIDE)]
+
+
 def _mounts() -> list[str]:
     """Where something is mounted, as proc(5) lists it."""
     with open("/proc/self/mountinfo", "rb") as file:
@@ -117,7 +120,7 @@ def _must_be_filled(path: str) -> bool:
     So it is with a mount point, and with what a batch system makes for a job in a directory of its
     own.
     """
-    if not os.path.isdir(path) or os.listdir(path):
+    if not os.path.isdir(path) or _listed(path):
         return False
     return path in _mounts() or not os.access(os.path.dirname(path), os.W_OK)
 
@@ -206,7 +209,7 @@ def _put_in_place(temporary: str, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    old = temporary_name(path)
+    old = f"{os.path.dirname(temporary)}/old"  # it goes with the directory
     os.rename(path, old)
     try:
         os.rename(temporary, path)
@@ -214,7 +217,6 @@ def _put_in_place(temporary: str, path: str) -> None:
         with suppress(OSError):
             os.rename(old, path)
         raise
-    remove_tree(old)
 
 
 def _fill(temporary: str, path: str) -> None:
@@ -222,7 +224,6 @@ def _fill(temporary: str, path: str) -> None:
     state = os.stat(temporary)
     for name in os.listdir(temporary):
         os.rename(f"{temporary}/{name}", f"{path}/{name}")
-    os.rmdir(temporary)
     with suppress(PermissionError):  # it need not be ours
         os.chmod(path, stat.S_IMODE(state.st_mode))
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))

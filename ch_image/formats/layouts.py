@@ -12,9 +12,9 @@ import os
 
 from ch_image.errors import ChError, ImageError, printable
 from ch_image.formats.archive import admit_file, output
-from ch_image.formats.base import Place, naming, temporary_name
+from ch_image.formats.base import Place, naming
 from ch_image.formats.exchange import name_after
-from ch_image.fs.remove import remove_tree
+from ch_image.formats.unfinished import beside, check_parent
 from ch_image.model.oci import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
@@ -48,7 +48,7 @@ class Oci:
         if not place.clobber and os.path.lexists(f"{path}/index.json"):
             raise ImageError(f"it exists already: {printable(path)}", hint="leave out --no-clobber")
         if not os.path.lexists(path):
-            temporary_name(path)
+            check_parent(path)
 
     def give(self, image: Image, name: str, place: Place) -> None:
         """Put the image into the layout, which may hold others; a new one appears when whole."""
@@ -58,13 +58,10 @@ class Oci:
         if os.path.lexists(path):
             lay_out.write_directory(packed, names, place.storage.blobs, path)
             return
-        temporary = temporary_name(path)
-        try:
+        with beside(path) as temporary:
             with naming(path):
                 lay_out.write_directory(packed, names, place.storage.blobs, temporary)
             os.rename(temporary, path)
-        finally:
-            remove_tree(temporary)
 
 
 class OciArchive:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,40 @@ def test_no_space_names_the_target_and_leaves_nothing(
     done = behind_mount(stored, place, "ls -A", "base", f"{place}/{name}", size="200k")
     assert done.fault() == f"{place}/{name}: No space left on device"
     assert done.out == "mine\n"
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(
+    stored: world.Tool, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / ".x.tar.mine.part").touch()
+    argv = stored.argv("ch-convert", "-o", "tar", "base", "x.tar")
+    script = """
+import os, signal, sys
+from ch_image.formats.unfinished import beside
+with beside(sys.argv[1]) as path:
+    open(path, "w").close()
+    print(path, flush=True)
+    signal.pause()
+"""
+    words = [sys.executable, "-c", script, str(place / "x.tar")]
+    busy, dead = (
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=stored.environment())
+        for _ in range(2)
+    )
+    assert busy.stdout is not None
+    assert dead.stdout is not None
+    theirs = Path(busy.stdout.readline().strip()), Path(dead.stdout.readline().strip())
+    assert all(path.exists() for path in theirs)
+    dead.kill()
+    dead.communicate()
+    subprocess.run(argv, cwd=place, env=stored.environment(), check=True)
+    assert [path.exists() for path in theirs] == [True, False]
+    busy.terminate()
+    busy.communicate()
+    subprocess.run(argv, cwd=place, env=stored.environment(), check=True)
+    assert sorted(os.listdir(place)) == [".x.tar.mine.part", "x.tar"]
 
 
 def test_an_interrupted_layout_can_be_written_again(stored: world.Tool, tmp_path: Path) -> None:
