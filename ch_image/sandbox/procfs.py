@@ -47,6 +47,18 @@ def parent_of(pid: int) -> int:
     return _number(pid, b"\nPPid:\t")
 
 
+def has_children(pid: int) -> bool:
+    """Whether the first thread of a process has children, or nobody knows."""
+    try:
+        fd = os.open(f"{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return os.read(fd, 16) != b""
+    finally:
+        os.close(fd)
+
+
 def leader_of(thread: int) -> int:
     """The same, quickly where the thread is the first of its process."""
     try:

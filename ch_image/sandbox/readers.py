@@ -42,7 +42,7 @@ BY_PATH = frozenset(b"mv find ls du test [".split())
 # Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
 # new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
 # place; tar unless it extracts or lists.
-_TOLD = (b"dpkg", b"sed", b"tar", b"make", b"gmake")
+_TOLD = frozenset(b"dpkg sed tar".split())
 INTERPRETERS = (b"python", b"ruby")
 _SCRIPTS = b"AnsiballZ_"
 _CONFIGURES = (b"--configure", b"--install", b"-i")
@@ -55,10 +55,11 @@ HEEDLESS = frozenset(
     x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
 )
 _WORDS = 24  # of the arguments, that are looked at
-# When root starts them, they remain root, and ask who they are before each command.
-STEADY = (b"make", b"gmake")
+# When root starts them, they remain root, and ask who they are ten times at each start, or before
+# each command. (Not sh, which may be busybox, and that may become su.)
+STEADY = frozenset(b"make gmake bash gcc g++ cc c++".split())
 LARGE = (PATH_STACK, FREE_STACK, ROOT_STACK)
-_ELF = b"\x7fELF"
+_ELF = b"\x7fELF\x02"  # of 64 bits
 
 
 class Readers:
@@ -69,7 +70,9 @@ class Readers:
         self._more = more_marks()
         self._limits: dict[int, tuple[int, int]] = {}
         self._large: set[int] = set()  # who has a large stack, and may hand it to a child
+        self._stray = False  # whether some child may have one whose parent has none any more
         self._usual = 0  # the soft limit of the last of them
+        self._programs: dict[tuple[int, int, int], bool] = {}  # see _is_elf
 
     def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
         """The caller is about to become the program at ``path``; ``other``: not wholly as root.
@@ -81,13 +84,15 @@ class Readers:
         name = path.rpartition(b"/")[2]
         if other:
             stack = 0 if name in HEEDLESS else procfs.INFINITY
+        elif name in STEADY:
+            stack = ROOT_STACK if self._more and self._is_elf(call, path) else 0
         elif name in _TOLD or name.startswith(INTERPRETERS):
             stack = self._told(call, path, name, arguments)
         elif name in BY_PATH and self._more:
             stack = PATH_STACK
         else:
             stack = procfs.INFINITY if name in PROGRAMS or name in BY_PATH else 0
-        if stack or self._large or call.pid in self._limits:
+        if stack or self._large or self._stray or call.pid in self._limits:
             try:
                 # A thread that execs gets the number of its process.
                 self._mark(procfs.leader_of(call.pid), stack)
@@ -96,7 +101,10 @@ class Readers:
 
     def _mark(self, pid: int, stack: int) -> None:
         """Mark ``pid`` by this limit, 0: not at all. What an exec before left, goes."""
-        self._large = {process for process in self._large if _has_large_stack(process)}
+        for process in tuple(self._large):
+            if not _has_large_stack(process):
+                self._large.discard(process)
+                self._stray = True
         soft, hard = was = procfs.stack_limit(pid)
         left = self._limits.pop(pid, None)
         if left and soft in (*LARGE, procfs.INFINITY):  # that exec failed, or nobody looked
@@ -119,7 +127,9 @@ class Readers:
             return
         limits = self._limits.pop(pid, None)
         if limits:
-            self._large.discard(pid)
+            if pid in self._large:
+                self._large.discard(pid)
+                self._stray = self._stray or procfs.has_children(pid)
             try:
                 procfs.set_stack_limit(pid, *limits)
             except OSError:  # it died meanwhile
@@ -127,12 +137,25 @@ class Readers:
 
     def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
         """The mark of a program that is marked for what it is told."""
-        if name in STEADY:
-            return ROOT_STACK if self._more and _is_elf(call, path) else 0
         words = _words(call, arguments)
-        if name == b"dpkg" and _UNPACKS in words and self._more and _is_elf(call, path):
+        if name == b"dpkg" and _UNPACKS in words and self._more and self._is_elf(call, path):
             return FREE_STACK
         return procfs.INFINITY if reads_owners(name, words) else 0
+
+    def _is_elf(self, call: Call, path: bytes) -> bool:
+        """Whether it is a 64-bit program proper, not a script."""
+        try:
+            where = call.locate(AT_FDCWD, path, True)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(where)
+            key = status.st_dev, status.st_ino, status.st_mtime_ns
+            if key not in self._programs:
+                self._programs[key] = _begins(procfs.of_fd(where), _ELF)
+            return self._programs[key]
+        finally:
+            os.close(where)
 
 
 def reads_owners(name: bytes, words: list[bytes]) -> bool:
@@ -173,17 +196,12 @@ def _words(call: Call, arguments: int) -> list[bytes]:
     return words
 
 
-def _is_elf(call: Call, path: bytes) -> bool:
-    """Whether it is a program proper, not a script."""
+def _begins(path: str, what: bytes) -> bool:
     try:
-        where = call.locate(AT_FDCWD, path, True)
-        try:
-            fd = os.open(procfs.of_fd(where), os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.close(where)
-        try:
-            return os.read(fd, len(_ELF)) == _ELF
-        finally:
-            os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        return os.read(fd, len(what)) == what
+    finally:
+        os.close(fd)

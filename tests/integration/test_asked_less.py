@@ -11,6 +11,7 @@ from pathlib import Path
 
 import containers
 import pytest
+import world
 from containers import owner, run
 
 from ch_image.sandbox import seccomp
@@ -40,7 +41,7 @@ def excl(path):
 def root(tmp_path: Path) -> Path:
     made = containers.make_root(tmp_path / "root")
     shutil.copy(containers.PYTHON, made / "work/dpkg")
-    (made / "work/make").hardlink_to(made / "work/dpkg")
+    shutil.copy(containers.PYTHON, made / "work/make")
     (made / "work/begin").write_text(containers.PRELUDE + BEGIN)
     return made
 
@@ -184,3 +185,27 @@ assert os.wait()[1] == 0
 """
     assert run(root, BEGIN + script).code == 0
     assert owner(root / "work/mine") == (33, 33)
+
+
+def test_a_large_stack_that_nobody_puts_back_goes_no_further(root: Path) -> None:
+    busybox = Path("/usr/bin/busybox")
+    if not busybox.exists():
+        world.lacking("Debian's busybox-static is not installed")
+    shutil.copy(busybox, root / "work/make")  # static: the C library does not ask for the limit
+    script = """
+usual = limit()
+code = '''import os, resource
+assert os.environ['PARENT'] != str(os.getppid())
+os.setuid(33); assert os.getuid() == 33
+open('/work/late', 'w').write(str(resource.getrlimit(resource.RLIMIT_STACK)[0]))'''
+late = f'(PARENT=$$; export PARENT; sleep 0.5; exec /usr/bin/python3 -Ic "{code}") & exit 0'
+if os.fork() == 0:
+    os.execv('/work/make', ['sh', '-c', late])
+assert os.wait()[1] == 0
+while not os.path.exists('late') or not open('late').read():
+    time.sleep(0.05)
+assert open('late').read() == str(usual)
+"""
+    (root / "work").chmod(0o777)
+    assert run(root, BEGIN + script).code == 0
+    assert owner(root / "work/late") == (33, 0)
