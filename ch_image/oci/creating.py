@@ -7,7 +7,7 @@ import os
 import time
 
 from ch_image.errors import ChError, SandboxError
-from ch_image.oci import first, hooks, ids, joining, seccomp, terminal
+from ch_image.oci import first, groups, hooks, ids, joining, seccomp, terminal
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Spec, User
 from ch_image.oci.states import CREATED, CREATING, QUIET, RECORDED, Held, boot, born
@@ -25,6 +25,7 @@ class Creation:
         self._maker = self._pid = 0
         self._emulation = ""
         self._made: list[tuple[str, int]] = []
+        self._group = groups.Group()
         self._console: _socket.socket | None = None
 
     def run(self) -> None:
@@ -32,6 +33,9 @@ class Creation:
         waiting, more = (listening(self._held.path, name) for name in ("start", "emulation"))
         self._console = self._connected()
         setup = self._setup(waiting, more)
+        self._group = groups.make(self._spec.linux, self._held.record.id, self._wishes.warn)
+        if self._group.made:  # so that whoever finds us killed takes it away
+            self._save(CREATING)
         self._maker = os.fork()
         if self._maker == 0:
             first.make(setup)
@@ -100,6 +104,8 @@ class Creation:
             elif kind == "pid":
                 self._pid = int(words[0])
                 self._save(CREATING)
+                if self._group.path:
+                    groups.join(self._group.path, self._pid, self._wishes.warn)
             elif kind == "stubs":
                 at = iter(words)
                 self._made = [(path, int(time_)) for path, time_ in zip(at, at, strict=True)]
@@ -142,6 +148,8 @@ class Creation:
                 boot=boot(),
                 emulation=self._emulation,
                 stubs=tuple(self._made),
+                group=self._group.path,
+                groups=self._group.made,
             )
         )
 

@@ -11,7 +11,7 @@ import _socket
 import os
 
 from ch_image.errors import ChError
-from ch_image.oci import creating, joining, terminal
+from ch_image.oci import creating, groups, joining, terminal
 from ch_image.oci.become import Means, become, lock_imports
 from ch_image.oci.channel import Channel
 from ch_image.oci.config import Process
@@ -80,6 +80,8 @@ def _enter(
         last = power.last_capability()
         proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         lock_imports()
+        if record.group:
+            groups.join(record.group, os.getpid(), lambda text: channel.send("warn", text))
         joining.enter_process(record.pid)
         be_root()
         pid = kernel.fork(kernel.CLONE_PARENT)

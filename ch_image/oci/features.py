@@ -21,7 +21,7 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(NAMESPACES),
             "capabilities": [f"CAP_{name}" for name in CAPABILITIES],
-            "cgroup": {"v1": False, "v2": False, "systemd": False, "systemdUser": False,
+            "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False,
                        "rdma": False},
             "seccomp": seccomp.features(),
             "apparmor": {"enabled": True},

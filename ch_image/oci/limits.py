@@ -58,7 +58,7 @@ def settings(resources: dict[str, Any]) -> dict[str, str]:
             out |= {_file_name(name): str(text) for name, text in value.items()}
         elif part in _PARTS:
             for name in value:
-                if (part, name) not in _NAMES:
+                if (part, name) not in NAMES:
                     raise _cannot(f"{part}.{name}")
             out |= _PARTS[part](value)
         else:
@@ -115,24 +115,40 @@ def _pids(value: dict[str, Any]) -> dict[str, str]:
 
 
 _PARTS = {"memory": _memory, "cpu": _cpu, "pids": _pids}
-_NAMES = {
+NAMES = {
     ("memory", "limit"), ("memory", "reservation"), ("memory", "swap"), ("cpu", "shares"),
     ("cpu", "quota"), ("cpu", "period"), ("cpu", "cpus"), ("cpu", "mems"), ("pids", "limit"),
 }  # fmt: skip
 
 
-def own_cgroup(pids: list[int], root: str = "/sys/fs/cgroup") -> str:
+def hierarchy() -> str:
+    """Where cgroup v2 is mounted; empty when it is not. Beside v1, it is one directory deeper."""
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            if rest.startswith("cgroup2 ") and fields.split()[3] == "/":
+                return fields.split()[4]
+    return ""
+
+
+def group_of(pid: int | str, root: str | None = None) -> str:
+    """The directory of a process's cgroup; empty when it has none that can be seen."""
+    root = hierarchy() if root is None else root
+    try:
+        with open(f"/proc/{pid}/cgroup") as file:
+            found = [line.rstrip("\n")[3:] for line in file if line.startswith("0::")]
+    except OSError:
+        found = []
+    return f"{root}{found[0]}".rstrip("/") if root and found else ""
+
+
+def own_cgroup(pids: list[int], root: str | None = None) -> str:
     """The directory of the cgroup that holds these processes and no others, if we may change it.
 
     Raises ChError when there is none.
     """
     hint = "have the container started in a cgroup that is delegated to you, such as a systemd unit"
-    try:
-        with open(f"/proc/{pids[0]}/cgroup") as file:
-            found = [line.rstrip("\n")[3:] for line in file if line.startswith("0::")]
-    except OSError:
-        found = []
-    path = f"{root}{found[0]}" if found else ""
+    path = group_of(pids[0], root)
     try:
         with open(f"{path}/cgroup.procs") as file:
             members = {int(line) for line in file}

@@ -56,6 +56,8 @@ class Record(NamedTuple):
     annotations: tuple[tuple[str, str], ...] = ()
     emulation: str = ""  # RECORDED, QUIET or none
     stubs: tuple[tuple[str, int], ...] = ()  # mount points that were made, see oci/stubs.py
+    group: str = ""  # the directory of its cgroup
+    groups: tuple[str, ...] = ()  # of those that were made for it
     poststart: tuple[Any, ...] = ()  # hooks for later commands, as config.json has them
     poststop: tuple[Any, ...] = ()
     process: dict[str, Any] = {}  # process of config.json, whose settings ``exec`` inherits
@@ -92,6 +94,10 @@ class Held:
         lock = _locked(store)
         try:
             stubs.settle(Store(store), self.record)
+            if self.record.groups:
+                from ch_image.oci import groups
+
+                groups.remove(self.record.groups)
             # Out of sight by one step: what dies after that leaves no half container.
             os.rename(self.path, gone)
         finally:

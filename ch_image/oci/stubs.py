@@ -11,7 +11,6 @@ import json
 import os
 
 from ch_image.errors import ChError
-from ch_image.sandbox import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def settle(store: Store, record: Record) -> None:
         with open(f"{store.path}/{heir}/{_LEFT}{os.urandom(8).hex()}", "x") as file:
             json.dump(made, file)
         return
+    from ch_image.sandbox import mounts
+
     made.sort(key=lambda stub: stub[0].count("/"))  # the last are removed first
     try:
         mounts.remove_stubs(record.rootfs, made)
