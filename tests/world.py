@@ -20,6 +20,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 import traceback
@@ -33,6 +34,7 @@ import pytest
 
 T = TypeVar("T")
 CHECKOUT = Path(__file__).resolve().parent.parent
+PLACES = [str(CHECKOUT), sysconfig.get_path("purelib")]  # as `quickstart` installs the commands
 MIRROR = "http://deb.debian.org/debian"
 PASSED_ON = re.compile(r"(CH_IMAGE_SNAPSHOTTER|(https?|no)_proxy)", re.I)
 
@@ -106,10 +108,10 @@ class Tool:
         name = command.removeprefix("ch-").replace("-", "_")
         module, _, main = known.get(command, f"{name}:main").partition(":")
         start = (
-            f"import sys; sys.argv[0] = {command!r}\n"
+            f"import sys; sys.argv[0] = {command!r}; sys.path += {PLACES!r}\n"
             f"from ch_image.cli.{module} import {main} as main; sys.exit(main())"
         )
-        return [sys.executable, "-c", start, *map(str, args)]
+        return [sys.executable, "-ISc", start, *map(str, args)]
 
     def environment(self, **more: str) -> dict[str, str]:
         """What the program sees; `more` wins."""

@@ -58,6 +58,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure ch-image beside other builders.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--base", type=Path, help="a tar file to build on, instead of busybox")
     parser.add_argument("--charliecloud", default="", help="path of Charliecloud's ch-image")
     parser.add_argument("--without", default="", help="tools to leave out, with commas between")
     parser.add_argument("--json", type=Path, help="write all times here")
@@ -71,13 +72,14 @@ def main() -> None:
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="ch-bench", ignore_cleanup_errors=True) as name:
         work = Path(name)
-        base = world.make_base_image(work / "base")
+        tree = given.base or world.make_base_image(work / "base").tree
+        tar = given.base or work / "base/layer.tar"
         with world.running_registry(work / "registry") as registry:
             # buildah counts layers by the history.
-            world.write_layout(work / "layout", [base.tar.read_bytes()], history=True)
+            world.write_layout(work / "layout", [tar.read_bytes()], history=True)
             ref = registry.push(f"oci:{work / 'layout'}:latest", "busybox:latest")
             without = given.without.split(",")
-            tools, others = peers.found(work / "peers", ref, base.tree, given.charliecloud, without)
+            tools, others = peers.found(work / "peers", ref, tree, given.charliecloud, without)
             for why in others:
                 print(f"left out, {why}")
             try:

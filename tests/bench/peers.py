@@ -90,8 +90,9 @@ class Ours(Peer):
         self.env |= {"CH_IMAGE_STORAGE": str(work / "storage"), "PYTHONPATH": str(CHECKOUT)}
 
     def _start(self) -> list[object]:
+        installed = Path(sys.executable).with_name("ch-image")
         start = "import sys; from ch_image.cli.main import main; sys.exit(main())"
-        return [sys.executable, "-c", start]
+        return [installed] if installed.exists() else [sys.executable, "-c", start]
 
     def argv(self, context: Path, fresh: bool) -> Sequence[object]:
         return [*self._start(), "build", *["--rebuild"] * fresh, "-t", context.name, context]
