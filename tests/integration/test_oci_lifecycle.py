@@ -234,6 +234,30 @@ def test_signals_reach_the_first_process(runtime: bundles.Runtime) -> None:
     assert runtime.output.read_text() == "ready\ngot\n"
 
 
+@pytest.mark.parametrize("name", ["createRuntime", "poststart"])
+def test_run_that_is_ended_before_it_waits_leaves_nothing(
+    name: str, runtime: bundles.Runtime
+) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "kill -TERM $PPID"]}
+    runtime.write("sleep", "60", hooks={name: [hook]})
+    assert runtime.run().code == 143
+    assert runtime.leftovers() == []
+
+
+def test_run_ignores_what_it_was_told_to_ignore(runtime: bundles.Runtime) -> None:
+    runtime.write("sh", "-c", "echo up; read line; echo $line")
+    argv = runtime.tool.argv("ch-run-oci", "--root", runtime.states, "run", "-b", runtime.bundle)
+    running = subprocess.Popen(
+        ["nohup", *argv, "c"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=runtime.tool.environment(),
+    )  # fmt: skip
+    assert running.stdout
+    assert running.stdout.readline() == "up\n"
+    running.send_signal(signal.SIGHUP)
+    assert running.communicate("on\n")[0] == "on\n"
+    assert running.returncode == 0
+
+
 def test_hooks_run_at_their_times_with_the_state(runtime: bundles.Runtime) -> None:
     log = runtime.bundle / "log"
     script = f'read s; case $s in *\\"id\\":\\ \\"c\\"*) i=c;; esac; echo $0 $i >> {log}'
