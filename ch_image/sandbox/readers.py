@@ -30,7 +30,7 @@ PROGRAMS = frozenset(
     b"""bsdtar star pax cpio bsdcpio rsync cp install chown chgrp stat
     perl ed ex vi vim vim.basic vim.tiny nano patch gzip bzip2 xz zstd lz4 lzip compress
     mksquashfs mkfs.erofs getfacl setfacl zip sudo su runuser setpriv sshd ssh ssh-keygen crontab
-    logrotate adduser deluser useradd usermod userdel groupadd groupmod groupdel
+    logrotate useradd usermod userdel groupadd groupmod groupdel
     groupmems gpasswd passwd chpasswd chgpasswd newusers chage chsh chfn vipw vigr pwconv pwunconv
     grpconv grpunconv pg_createcluster pg_ctlcluster update-passwd pwck grpck
     systemd-sysusers systemd-tmpfiles dpkg-statoverride ansible-playbook ansible puppet chef-client
@@ -38,7 +38,7 @@ PROGRAMS = frozenset(
 )
 # They learn of owners by paths only, not by descriptors as libraries are opened at each start. (cp
 # and install compare with the owner of the open file that they write to.)
-BY_PATH = frozenset(b"mv find ls du test [".split())
+BY_PATH = frozenset(b"mv find ls du test [ adduser deluser".split())
 # Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
 # new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
 # place; tar unless it extracts or lists.
@@ -47,6 +47,8 @@ INTERPRETERS = (b"python", b"ruby")
 _SCRIPTS = b"AnsiballZ_"
 _CONFIGURES = (b"--configure", b"--install", b"-i")
 _UNPACKS = b"--unpack"
+# How dpkg-deb calls tar (and without TAR_OPTIONS), to which the same applies as to dpkg --unpack.
+_TAR_OF_DPKG = [b"tar", b"-x", b"-f", b"-", b"--warning=no-timestamp"]
 _EXTRACTING = (b"--extract", b"--get", b"--list")
 _EXTRACTS, _OTHERWISE = frozenset(b"xt"), frozenset(b"cruAd")
 # Not marked as other users' either: they look at thousands of files, and at no owner.
@@ -138,9 +140,12 @@ class Readers:
     def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
         """The mark of a program that is marked for what it is told."""
         words = _words(call, arguments)
-        if name == b"dpkg" and _UNPACKS in words and self._more and self._is_elf(call, path):
+        unpacks = words == _TAR_OF_DPKG if name == b"tar" else name == b"dpkg" and _UNPACKS in words
+        if unpacks and self._more and self._is_elf(call, path):
             return FREE_STACK
-        return procfs.INFINITY if reads_owners(name, words) else 0
+        if not reads_owners(name, words):
+            return 0
+        return PATH_STACK if name == b"dpkg" and self._more else procfs.INFINITY
 
     def _is_elf(self, call: Call, path: bytes) -> bool:
         """Whether it is a 64-bit program proper, not a script."""

@@ -209,3 +209,28 @@ assert open('late').read() == str(usual)
     (root / "work").chmod(0o777)
     assert run(root, BEGIN + script).code == 0
     assert owner(root / "work/late") == (33, 0)
+
+
+def test_tar_as_dpkg_deb_calls_it_gives_each_file_its_owner(root: Path) -> None:
+    script = """
+import tarfile
+with tarfile.open('a.tar', 'w') as archive:
+    for n in range(200):
+        member = tarfile.TarInfo(f'file{n}')
+        member.uid = member.gid = 33 * (n == 7)
+        archive.addfile(member)
+    for name, uid in (('dir', 0), ('old', 0), ('theirs', 5)):
+        member = tarfile.TarInfo(name)
+        member.type, member.mode, member.uid = tarfile.DIRTYPE, 0o755, uid
+        archive.addfile(member)
+os.mkdir('to'); os.chown('to', 0, 8); os.chmod('to', 0o2775)
+os.mkdir('to/old'); os.chown('to/old', 33, 33)
+open('to/file1', 'w').close(); os.chown('to/file1', 33, 33)
+assert os.system('cd to && tar -x -f - --warning=no-timestamp < ../a.tar') == 0
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    assert result.notifications < 200
+    to = root / "work/to"
+    owned = {path.name: owner(path) for path in to.iterdir() if owner(path) != (0, 0)}
+    assert owned == {"file7": (33, 33), "theirs": (5, 0)}
