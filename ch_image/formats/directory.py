@@ -20,6 +20,7 @@ from ch_image.fs import owners
 from ch_image.fs.copy import copy_tree, ordinary_xattr, set_mode
 from ch_image.fs.directories import Directories
 from ch_image.report import Detail
+from ch_image.sandbox.syscalls import exchange
 
 _LOOKS_LIKE_AN_IMAGE = ("bin", "dev", "proc", "usr")  # a home may have all but one
 _INSIDE = "tree"  # what is unfinished is called in a directory that is filled
@@ -209,6 +210,13 @@ def _put_in_place(temporary: str, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+    try:
+        exchange(temporary, path)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+    # A file system that cannot, such as NFS: for a moment there is nothing.
     old = f"{os.path.dirname(temporary)}/old"  # it goes with the directory
     os.rename(path, old)
     try:

@@ -85,16 +85,17 @@ _NUMBERS = {
     "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332,
                "writev": 311, "fstatat": 262, "kcmp": 312,
                "clone": 56, "capset": 126, "capget": 125, "personality": 135, "keyctl": 250,
-               "ioprio_set": 251, "setdomainname": 171},
+               "ioprio_set": 251, "setdomainname": 171, "renameat2": 316},
     "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291,
                 "writev": 271, "fstatat": 79, "kcmp": 272,
                 "clone": 220, "capset": 91, "capget": 90, "personality": 92, "keyctl": 219,
-                "ioprio_set": 30, "setdomainname": 162},
+                "ioprio_set": 30, "setdomainname": 162, "renameat2": 276},
 }  # fmt: skip
 # The machine is asked of the kernel; under a 32-bit personality the table is the 64-bit one still,
 # for it is this interpreter that makes the calls.
 _HERE = _NUMBERS.get("aarch64" if os.uname().machine.startswith("aarch") else "x86_64", {})
 SYS_clone = _HERE["clone"]
+SYS_renameat2 = _HERE["renameat2"]
 SYS_capset = _HERE["capset"]
 SYS_capget = _HERE["capget"]
 SYS_personality = _HERE["personality"]
@@ -204,6 +205,12 @@ def syncfs(fd: int) -> None:
     """syncfs(2): write all of the file system that holds ``fd``."""
     if _libc.syncfs(ctypes.c_int(fd)) < 0:
         raise fail()
+
+
+def exchange(one: str, other: str) -> None:
+    """renameat2(2), RENAME_EXCHANGE: what has these names changes places, at once."""
+    ends = os.fsencode(one), os.fsencode(other)
+    syscall(SYS_renameat2, AT_FDCWD, ends[0], AT_FDCWD, ends[1], 2, about=other)
 
 
 def prctl(option: int, *args: int) -> int:
