@@ -47,7 +47,11 @@ class Bench:
         context = work / "import"
         context.mkdir()
         (context / "layer.tar").write_bytes(self.base.tar.read_bytes())
-        (context / "Dockerfile").write_text("FROM scratch\nADD layer.tar /\nENV PATH=/bin\n")
+        # What a RUN mounts on is there, as in a distribution; else each makes it for itself.
+        lines = ("FROM scratch", "ADD layer.tar /", "COPY hosts resolv.conf /etc/", "WORKDIR /sys")
+        (context / "hosts").touch()
+        (context / "resolv.conf").touch()
+        (context / "Dockerfile").write_text("\n".join((*lines, "WORKDIR /", "ENV PATH=/bin", "")))
         self.tool("build", "-t", "busybox", context).ok()
 
     def context(self, name: str, dockerfile: str) -> Path:
