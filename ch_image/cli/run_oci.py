@@ -228,11 +228,9 @@ def _run(parsed: Parsed, given: Given) -> int:
 
 
 def _state(parsed: Parsed, given: Given) -> int:
-    import json
+    from ch_image.oci import container, quickjson
 
-    from ch_image.oci import container
-
-    print(json.dumps(container.state(given.store(), parsed.words[0]), indent=2))
+    print(quickjson.pretty(container.state(given.store(), parsed.words[0])))
     return 0
 
 

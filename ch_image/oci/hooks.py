@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
 
 from ch_image.errors import ChError, printable
+from ch_image.oci import quickjson
 from ch_image.oci.config import Hook
 from ch_image.sandbox import syscalls as kernel
 from ch_image.typed import Any
@@ -31,7 +31,7 @@ def run_all(when: str, hooks: tuple[Hook, ...], state: dict[str, Any], directory
 def _outcome(hook: Hook, state: dict[str, Any], directory: str) -> str:
     """Which hook failed and how; empty if it did not."""
     try:
-        reason = _call(hook, json.dumps(state).encode(), directory)
+        reason = _call(hook, quickjson.dumps(state).encode(), directory)
     except OSError as error:
         reason = f"cannot be run: {error.strerror}"
     return f"{printable(hook.path, 200)} {reason}" if reason else ""

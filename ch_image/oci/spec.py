@@ -5,12 +5,10 @@ Properties that the specification does not know are ignored, as it demands.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 
 from ch_image.errors import ChError, ConfigError, printable
-from ch_image.oci import config
+from ch_image.oci import config, quickjson
 from ch_image.oci.nodes import Node
 from ch_image.typed import Any
 
@@ -33,7 +31,8 @@ CAPABILITIES = _CAPABILITIES.split()
 RLIMITS = {f"RLIMIT_{name}": number for number, name in enumerate(_RLIMITS.split())}
 _NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
 _IO_CLASSES = ("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")
-_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][0-9A-Za-z.+-]*)?")
+_COMMON = ("1.0.0", "1.0.1", "1.0.2", "1.0.2-dev", "1.1.0", "1.2.0", "1.2.1", "1.3.0")
+_VERSION = r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][0-9A-Za-z.+-]*)?"
 _REFUSED = ("intelRdt", "netDevices", "memoryPolicy")
 _MAX_ID = 0xFFFFFFFE
 _MAX_LIMIT = 0xFFFFFFFFFFFFFFFF
@@ -118,7 +117,7 @@ def _object(raw: bytes, path: str) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG:
         raise ConfigError(printable(path), [f"is larger than {MAX_CONFIG >> 20} MiB"])
     try:
-        value = json.loads(raw)
+        value = quickjson.loads(raw)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(printable(path), [f"not JSON: {reason}"]) from None
@@ -129,7 +128,11 @@ def _object(raw: bytes, path: str) -> dict[str, Any]:
 
 def _version(top: Node) -> str:
     version = top.text("ociVersion", required=True)
-    match = _VERSION.fullmatch(version)
+    if version in _COMMON:
+        return version
+    import re
+
+    match = re.fullmatch(_VERSION, version)
     if version and not match:
         top.fault("ociVersion", f"'{printable(version, 60)}' is no version (MAJOR.MINOR.PATCH)")
     elif match and (int(match[1]) != 1 or int(match[2]) > 3):

@@ -19,19 +19,18 @@ from __future__ import annotations
 import _socket
 import errno
 import fcntl
-import json
 import os
-import re
 import time
 
 from ch_image.errors import ChError, NotFound, StorageError, printable
+from ch_image.oci import quickjson
 from ch_image.typed import Any, NamedTuple
 
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
 PAUSED = "paused"  # what a running container is called meanwhile; and in Record.more
 RECORDED, QUIET = "recorded", "quiet"  # root emulation: by a supervisor, or just "done"
 VERSION = "1.3.0"  # of the runtime-spec that is followed
-_ID = re.compile(r"[A-Za-z0-9_+.-]{1,255}")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
 _PATIENCE = 10.0  # seconds to wait for another command on the same container
 _PAUSE = 0.01
 _NEW, _GONE = ".new-", ".gone-"  # what no container's name begins with
@@ -192,7 +191,7 @@ class Store:
         check_id(ident)
         try:
             with open(f"{self.path}/{ident}/state.json", encoding="utf-8") as file:
-                return _record(json.load(file))
+                return _record(quickjson.loads(file.read()))
         except (FileNotFoundError, NotADirectoryError):
             raise _unknown(ident) from None
         except (ValueError, TypeError, AttributeError) as error:
@@ -324,7 +323,7 @@ def _remove(directory: str) -> None:
 
 def check_id(ident: str) -> None:
     """Raise ChError unless ``ident`` can name a container: one plain file name."""
-    if not _ID.fullmatch(ident) or ident.startswith("."):
+    if not 0 < len(ident) < 256 or not _LETTERS.issuperset(ident) or ident.startswith("."):
         raise ChError(
             f"a container cannot be called '{printable(ident, 60)}'",
             hint="use letters, digits and _ + . - (not first a dot), at most 255",
@@ -395,5 +394,5 @@ def _unknown(ident: str) -> NotFound:
 def _write(directory: str, record: Record) -> None:
     path = f"{directory}/state.json"
     with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(record._asdict(), file)
+        file.write(quickjson.dumps(record._asdict()))
     os.rename(f"{path}.new", path)
