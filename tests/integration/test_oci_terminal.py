@@ -141,6 +141,7 @@ def test_create_and_start_then_attach(tool: world.Tool, bundle: Path) -> None:
     screen.until("# ")
     screen.type("stty size; echo en''d\n")
     assert "30 100" in screen.until("end")
+    screen.until("# ")  # before that the shell has not taken the terminal back
     screen.type("\x04")  # the end of input
     assert screen.end() == 0
 
