@@ -100,7 +100,16 @@ class Runtime:
             time.sleep(0.02)
 
     def leftovers(self) -> list[str]:
-        """What is left in the state directory, and processes whose command line names it."""
+        """What is left in the state directory, and processes whose command line names it.
+
+        One that was killed a moment ago may still be on its way out.
+        """
+        end = time.monotonic() + 5
+        while (found := self._left()) and time.monotonic() < end:
+            time.sleep(0.02)
+        return found
+
+    def _left(self) -> list[str]:
         names = sorted(p.name for p in self.states.iterdir()) if self.states.exists() else []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
