@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ch_image.cli.log import Log
 
+_PATIENCE = 10.0  # seconds
 _MOST = 50  # faults of one document that are shown
 _WINDOW = 160  # characters of a Dockerfile line that are shown around its fault
 _HINTS = {
@@ -72,15 +73,29 @@ def run_program(body: Callable[[Frame], int], *, usage_code: int = 2, fault_code
 
 
 def end_on_signals() -> None:
-    """Let TERM and HUP end the program in order, as Ctrl-C does."""
+    """Let TERM and HUP end the program in order, as Ctrl-C does.
+
+    The first is enough: others that come while things are tidied up, as from somebody who presses
+    Ctrl-C three times, change nothing until ``_PATIENCE`` is over.
+    """
     # The module signal makes enums, which takes longer than a small command.
     import _signal as signal  # type: ignore[import-not-found]
+    import time
+
+    first = [0.0]
 
     def handler(number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if first[0] and now < first[0] + _PATIENCE:
+            return
+        first[0] = now
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise Terminated(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup's choice stays
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        if signal.getsignal(number) in usual:  # nohup's choice stays
             signal.signal(number, handler)
 
 

@@ -217,6 +217,40 @@ def test_the_log_goes_to_the_file_and_errors_to_both(ch_image: world.Tool, tmp_p
     assert all(re.match(r"\d+ \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S+ ", line) for line in lines)
 
 
+def test_who_presses_ctrl_c_thrice_does_not_stop_the_tidying_up(tmp_path: Path) -> None:
+    body = (
+        "import sys, time\n"
+        "from ch_image.cli import faults\n"
+        "def body(frame):\n"
+        "    faults.end_on_signals()\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('begun', flush=True)\n"
+        "        for _ in range(10): time.sleep(0.05)\n"
+        "        print('tidied', flush=True)\n"
+        "sys.exit(faults.run_program(body))\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", body],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=world.clean_environment(tmp_path),
+    )
+    assert running.stdout
+    assert running.stdout.readline() == "ready\n"
+    running.send_signal(signal.SIGINT)
+    assert running.stdout.readline() == "begun\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        running.send_signal(number)
+    out, err = running.communicate(timeout=30)
+    assert (running.returncode, out) == (130, "tidied\n")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
 def test_interrupt_and_term_end_it_with_their_code(tmp_path: Path) -> None:
     body = (
         "import sys, time\n"
