@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,11 @@ class Runtime:
                 if str(self.states).encode() in line:
                     names.append(line.replace(b"\0", b" ").decode(errors="replace"))
         return names
+
+
+def lasting(directory: Path, tree: Path) -> Iterator[Runtime]:
+    """For a fixture: one bundle for many tests of containers that are called c; none is left."""
+    made = Runtime(directory, tree)
+    yield made
+    made("delete", "--force", "c").ok()
+    assert made.leftovers() == []

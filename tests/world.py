@@ -167,6 +167,15 @@ def kernel_refuses_namespaces() -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
+def child_is_left() -> bool:
+    """Whether this process has a child, running or not waited for."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def in_namespace(work: Callable[[], T]) -> T:
     """What `work` returns, run in a forked child that has entered our namespace.
 

@@ -22,7 +22,7 @@ from ch_image.build.target import write_fault
 from ch_image.errors import BuildError
 from ch_image.typed import Any, NamedTuple
 
-_PDEATHSIG, _KILL = 1, 9  # prctl(2), signal(7)
+_KILL = 9  # signal(7)
 _FIRST = 200  # number of the first descriptor that is handed over
 _NUMBER = struct.Struct("<I")
 MOST = 8192  # numbers that a pipe holds with room to spare
@@ -163,11 +163,9 @@ def _link_owners(source: Source, jobs: Sequence[Sequence[Job]]) -> Mapping[str, 
 
 def serve(parent: int) -> None:
     """The process's main function."""
-    from ch_image.sandbox.syscalls import prctl
+    from ch_image.sandbox.syscalls import die_with
 
-    prctl(_PDEATHSIG, _KILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with(parent)
     os.setsid()  # Ctrl-C comes to the caller alone, who ends us
     words, writer, queue, top, root, upper = range(_FIRST, _FIRST + 6)
     with open(words, "rb") as file:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Ran = subprocess.CompletedProcess[bytes]
 
-_PDEATHSIG = 1  # prctl(2), PR_SET_PDEATHSIG
 _WORDS = (b'"credHelpers"', b'"credsStore"')
 _MAX_FILE = 4 << 20  # bytes of an auth file
 
@@ -78,14 +77,14 @@ def run(words: Sequence[str], data: bytes = b"", timeout: float | None = None) -
 
 def _serve(connection: socket.socket, parent: int) -> NoReturn:
     """The process's main function: run what is asked for until nobody asks any more."""
-    from ch_image.sandbox.syscalls import prctl
+    from ch_image.sandbox.syscalls import die_with
 
     try:
         # Ctrl-C reaches the programs too; a handler, unlike ignoring it, does not outlive exec.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        prctl(_PDEATHSIG, signal.SIGKILL)
-        while os.getppid() == parent and (asked := _receive(connection)) is not None:
+        die_with(parent)
+        while (asked := _receive(connection)) is not None:
             _send(connection, _answer(asked))
     finally:
         os._exit(0)

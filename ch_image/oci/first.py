@@ -304,7 +304,7 @@ def _supervise(setup: Setup, first: _socket.socket) -> None:
     ids = ids_of(user.uid, user.gid, user.groups)
     mounts = frozenset(one.destination for one in setup.spec.mounts)
     lock_imports()
-    Watch(setup.more, first, Supervisor(-1, ids, list(setup.owners), mounts)).serve()
+    Watch(setup.more, first, Supervisor(ids, list(setup.owners), mounts)).serve()
 
 
 class Watch:
@@ -367,8 +367,7 @@ class Watch:
                 self._poll.register(fd, select.POLLIN)
 
     def _answer(self, fd: int, event: int) -> None:
-        self._supervisor.listener = fd
-        if not event & select.POLLIN or not self._supervisor.serve():
+        if not event & select.POLLIN or not self._supervisor.serve(fd):
             self._poll.unregister(fd)
             self._listeners.discard(fd)
             os.close(fd)

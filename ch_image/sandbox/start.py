@@ -83,13 +83,15 @@ def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     for fd in set(fds[:3]):
         os.close(fd)
     supervisor = _supervisor(plan) if plan.emulate else None  # while the child gets ready
-    supervisor, problem = _listener(ours, supervisor)
+    listener, problem = _listener(ours)
     ours.close()
+    if listener < 0:
+        supervisor = None
     if problem:
         os.waitpid(child, 0)
         _tell(result, [*problem, "made", *made])
         return 1
-    status = _watch(child, supervisor, wake, result)
+    status = _watch(child, supervisor, listener, wake, result)
     _end_all_others()
     _tell(result, _report(status, supervisor, made))
     os.close(result)  # nobody has to wait until our memory is freed
@@ -136,36 +138,36 @@ def _supervisor(plan: Plan) -> Supervisor:
     identity = plan.identity
     first = ids_of(identity.uid, identity.gid, identity.groups)
     targets = (getattr(operation, "target", "") for operation in plan.operations)
-    return Supervisor(-1, first, plan.owners, frozenset(targets))
+    return Supervisor(first, plan.owners, frozenset(targets))
 
 
-def _listener(
-    socket: _socket.socket, ready: Supervisor | None
-) -> tuple[Supervisor | None, list[str]]:
-    """What the first process says before it becomes the command: its listener, or a problem."""
+def _listener(socket: _socket.socket) -> tuple[int, list[str]]:
+    """What the first process says before it becomes the command: its listener, or a problem.
+
+    The listener is -1 where there is none.
+    """
     room = struct.calcsize("i")
     data, ancillary, _, _ = socket.recvmsg(8192, _socket.CMSG_SPACE(room))
-    supervisor = None
+    listener = -1
     for level, kind, content in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and ready is not None:
-            supervisor = ready
-            (supervisor.listener,) = struct.unpack("i", content[:room])
-            os.set_inheritable(supervisor.listener, False)
-            hasten(supervisor.listener)
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            (listener,) = struct.unpack("i", content[:room])
+            os.set_inheritable(listener, False)
+            hasten(listener)
     if data.startswith(b"!"):
-        return supervisor, os.fsdecode(data[1:]).split("\0")
+        return listener, os.fsdecode(data[1:]).split("\0")
     if not data:
-        return supervisor, ["error", "the first process of the container was killed"]
-    return supervisor, []
+        return listener, ["error", "the first process of the container was killed"]
+    return listener, []
 
 
-def _watch(child: int, supervisor: Supervisor | None, wake: int, result: int) -> int:
+def _watch(child: int, supervisor: Supervisor | None, listener: int, wake: int, result: int) -> int:
     """Serve and reap until ``child`` ends; its wait status."""
     poll = select.poll()
     poll.register(wake, select.POLLIN)
     poll.register(result, 0)  # only errors: the other end was closed
     if supervisor is not None:
-        poll.register(supervisor.listener, select.POLLIN)
+        poll.register(listener, select.POLLIN)
     while True:
         for fd, event in poll.poll():
             if fd == result:
@@ -175,8 +177,10 @@ def _watch(child: int, supervisor: Supervisor | None, wake: int, result: int) ->
                 status = _reap(child)
                 if status is not None:
                     return status
-            elif supervisor is not None and (not event & select.POLLIN or not supervisor.serve()):
-                poll.unregister(supervisor.listener)
+            elif supervisor is not None and (
+                not event & select.POLLIN or not supervisor.serve(listener)
+            ):
+                poll.unregister(listener)
 
 
 def _reap(child: int) -> int | None:

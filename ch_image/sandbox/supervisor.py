@@ -47,21 +47,18 @@ def hasten(listener: int, flags: int = _SYNC_WAKE_UP) -> None:
 
 
 class Supervisor:
-    """Serves one listener until nobody uses its filter any more.
+    """Serves the listeners of one container.
 
-    ``listener`` may be -1 and set later. ``owners`` are those of symlinks, FIFOs and sockets in the
-    layers below; ``furnished`` the paths of the container's own mounts. Its working directory
-    becomes /proc.
+    ``owners`` are those of symlinks, FIFOs and sockets in the layers below; ``furnished`` the paths
+    of the container's own mounts. Its working directory becomes /proc.
     """
 
     def __init__(
         self,
-        listener: int,
         first: Ids,
         owners: list[tuple[str, int, int]] | None = None,
         furnished: frozenset[str] = frozenset(),
     ) -> None:
-        self.listener = listener
         procfs.enter()
         self.identities = Identities(first)
         self.ledger = Ledger()
@@ -74,38 +71,36 @@ class Supervisor:
         self._answers = self._table()
         self._first = _who(first)
         self._poll, self._polled = select.poll(), -1
-        if listener >= 0:
-            hasten(listener)
 
-    def serve(self) -> bool:
+    def serve(self, listener: int) -> bool:
         """Answer one waiting call and those that came meanwhile; False when none is left to come.
 
         A caller that came meanwhile runs on another processor, and has to go on there: woken on
         ours, it would stand in line with who was answered before while the other is idle.
         """
-        if not self._serve_one():
+        if not self._serve_one(listener):
             return False
         for _ in range(_AT_ONCE):
-            if not self._waits():
+            if not self._waits(listener):
                 break
-            hasten(self.listener, 0)
-            left = self._serve_one()
-            hasten(self.listener)
+            hasten(listener, 0)
+            left = self._serve_one(listener)
+            hasten(listener)
             if not left:
                 return False
         return True
 
-    def _waits(self) -> bool:
-        if self._polled != self.listener:
-            self._poll, self._polled = select.poll(), self.listener
-            self._poll.register(self.listener, select.POLLIN)
+    def _waits(self, listener: int) -> bool:
+        if self._polled != listener:
+            self._poll, self._polled = select.poll(), listener
+            self._poll.register(listener, select.POLLIN)
         return any(event & select.POLLIN for _, event in self._poll.poll(0))
 
-    def _serve_one(self) -> bool:
+    def _serve_one(self, listener: int) -> bool:
         request = self._request
         request[:] = bytes(80)
         try:
-            fcntl.ioctl(self.listener, _RECV, request)
+            fcntl.ioctl(listener, _RECV, request)
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.EINTR)  # the caller died meanwhile
         id_, pid, _, nr, arch, _, *args = _NOTIFICATION.unpack(request)
@@ -115,7 +110,7 @@ class Supervisor:
             value = self._first[arch, nr]
         else:
             name = self._names[arch, nr]
-            call = Call(self.listener, id_, pid, name, tuple(args), self._mounting.plain)
+            call = Call(listener, id_, pid, name, tuple(args), self._mounting.plain)
             try:
                 value, flags = self._answers[call.name](call)
             except OSError as error:
@@ -124,7 +119,7 @@ class Supervisor:
             error_ = value if value < 0 else 0
             reply = _RESPONSE.pack(id_, max(value, 0), error_, flags)
             try:
-                fcntl.ioctl(self.listener, _SEND, reply)
+                fcntl.ioctl(listener, _SEND, reply)
             except OSError:  # ENOENT: it was killed while we worked
                 pass
         return True

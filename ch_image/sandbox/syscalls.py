@@ -222,6 +222,13 @@ def prctl(option: int, *args: int) -> int:
     return result
 
 
+def die_with(parent: int) -> None:
+    """Be killed when the thread that started this process ends; now, if ``parent`` has ended."""
+    prctl(PR_SET_PDEATHSIG, 9)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close every descriptor from ``first`` on."""
     try:

@@ -20,8 +20,6 @@ from ch_image.typed import Any, NamedTuple, overload
 
 _POLL = 0.003  # seconds between looks at a file that has not grown
 _LENGTH = struct.Struct("!Q")
-_PDEATHSIG = 1  # prctl(2), PR_SET_PDEATHSIG
-_KILL = 9
 _BOOT = (
     "import sys, json\n"
     "sys.path[:] = json.loads(sys.argv[1])\n"
@@ -200,11 +198,9 @@ def _receive(connection: socket.socket, check: Callable[[], None]) -> dict[str, 
 
 def serve(parent: int) -> None:
     """The process's main function: carry out jobs until there are no more."""
-    from ch_image.sandbox.syscalls import prctl
+    from ch_image.sandbox.syscalls import die_with
 
-    prctl(_PDEATHSIG, _KILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with(parent)
     connection = socket.socket(fileno=os.dup(0))
     while True:
         head, fds, _, _ = socket.recv_fds(connection, _LENGTH.size, 1)

@@ -28,10 +28,7 @@ SETTINGS = {"pids": "pids.max", "memory": "memory.max", "hugetlb": "hugetlb.2MB.
 def runtime(
     tmp_path_factory: pytest.TempPathFactory, base_layout: world.BaseImage
 ) -> Iterator[bundles.Runtime]:
-    made = bundles.Runtime(tmp_path_factory.mktemp("oci"), base_layout.tree)
-    yield made
-    made("delete", "--force", "c").ok()
-    assert made.leftovers() == []
+    yield from bundles.lasting(tmp_path_factory.mktemp("oci"), base_layout.tree)
 
 
 @pytest.fixture

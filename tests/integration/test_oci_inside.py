@@ -21,11 +21,7 @@ pytestmark = pytest.mark.userns
 def runtime(
     tmp_path_factory: pytest.TempPathFactory, base_layout: world.BaseImage
 ) -> Iterator[bundles.Runtime]:
-    """One bundle for all; no test leaves a container."""
-    made = bundles.Runtime(tmp_path_factory.mktemp("oci"), base_layout.tree)
-    yield made
-    made("delete", "--force", "c").ok()
-    assert made.leftovers() == []
+    yield from bundles.lasting(tmp_path_factory.mktemp("oci"), base_layout.tree)
 
 
 def shown(runtime: bundles.Runtime, script: str, **more: Any) -> str:

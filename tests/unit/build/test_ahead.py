@@ -42,14 +42,6 @@ def digest_of(root: Path, index: Path | None, rules: str = "") -> str:
         context.close()
 
 
-def child_is_left() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
-
-
 CHANGES: dict[str, Callable[[Path], object]] = {
     "nothing": lambda root: None,
     "content in the later half": lambda root: (root / "d55/in/f3").write_text("other"),
@@ -83,7 +75,7 @@ def test_a_change_is_seen_by_whoever_lists_it(
         assert after == digest_of(large, None)
         assert (after == first) == (change is CHANGES["nothing"])
         assert len(forks) == 2, "the index was known twice"
-        assert not child_is_left()
+        assert not world.child_is_left()
 
     world.in_namespace(work)
 
@@ -96,7 +88,7 @@ def test_ignored_files_are_ignored_by_both(large: Path, tmp_path: Path) -> None:
         assert alone != digest_of(large, None)
         digest_of(large, tmp_path / "index")
         assert digest_of(large, tmp_path / "index", rules) == alone
-        assert not child_is_left()
+        assert not world.child_is_left()
 
     world.in_namespace(work)
 
@@ -125,6 +117,6 @@ def test_a_fork_that_is_killed_is_done_without(large: Path, tmp_path: Path) -> N
         os.kill(context._ahead._pid, 9)
         assert digest(context, select(context, ["."])) == first
         context.close()
-        assert not child_is_left()
+        assert not world.child_is_left()
 
     world.in_namespace(work)

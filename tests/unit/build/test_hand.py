@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import world
 
 from ch_image.build.context import Context
 from ch_image.build.copy import CopyResult, copy
@@ -52,14 +53,6 @@ def listing(root: Path) -> list[tuple[object, ...]]:
     return out
 
 
-def no_child_is_left() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
-
-
 def carry_out(many: Path, image: Path, **options: str) -> CopyResult:
     image.mkdir()
     return copy(CopySpec((".",), "/srv", **options), Context(str(many)), str(image))
@@ -69,7 +62,7 @@ def test_two_processes_make_what_one_makes(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helped = carry_out(many, tmp_path / "two")
-    assert no_child_is_left()
+    assert not world.child_is_left()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     alone = carry_out(many, tmp_path / "one")
     assert listing(tmp_path / "two/srv") == listing(tmp_path / "one/srv") == listing(many)
@@ -108,7 +101,7 @@ def test_what_cannot_be_read_is_told_by_whoever_meets_it(many: Path, tmp_path: P
     finally:
         for path in doors:
             path.chmod(0o600)
-    assert no_child_is_left()
+    assert not world.child_is_left()
 
 
 def test_a_process_that_does_not_live_is_an_error(
@@ -117,4 +110,4 @@ def test_a_process_that_does_not_live_is_an_error(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BuildError, match="the process that copies files ended early"):
         carry_out(many, tmp_path / "image")
-    assert no_child_is_left()
+    assert not world.child_is_left()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,8 @@ def test_the_log_goes_to_the_file_and_errors_to_both(ch_image: world.Tool, tmp_p
     assert all(re.match(r"\d+ \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S+ ", line) for line in lines)
 
 
-def test_who_presses_ctrl_c_thrice_does_not_stop_the_tidying_up(tmp_path: Path) -> None:
+def tidier(tmp_path: Path, tidying: str) -> subprocess.Popen[str]:
+    """A program that is at work, and runs the lines of `tidying` when it is ended."""
     body = (
         "import sys, time\n"
         "from ch_image.cli import faults\n"
@@ -227,9 +229,7 @@ def test_who_presses_ctrl_c_thrice_does_not_stop_the_tidying_up(tmp_path: Path) 
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"
         "    finally:\n"
-        "        print('begun', flush=True)\n"
-        "        for _ in range(10): time.sleep(0.05)\n"
-        "        print('tidied', flush=True)\n"
+        f"{textwrap.indent(tidying, ' ' * 8)}\n"
         "sys.exit(faults.run_program(body))\n"
     )
     running = subprocess.Popen(
@@ -241,41 +241,34 @@ def test_who_presses_ctrl_c_thrice_does_not_stop_the_tidying_up(tmp_path: Path) 
     )
     assert running.stdout
     assert running.stdout.readline() == "ready\n"
-    running.send_signal(signal.SIGINT)
-    assert running.stdout.readline() == "begun\n"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        running.send_signal(number)
+    return running
+
+
+def ends(running: subprocess.Popen[str], code: int) -> None:
+    """It ends with that code, tidied up, and with one error line."""
     out, err = running.communicate(timeout=30)
-    assert (running.returncode, out) == (130, "tidied\n")
+    assert (running.returncode, out) == (code, "tidied\n")
     assert err.startswith("error: ")
     assert "Traceback" not in err
 
 
-def test_interrupt_and_term_end_it_with_their_code(tmp_path: Path) -> None:
-    body = (
-        "import sys, time\n"
-        "from ch_image.cli import faults\n"
-        "def body(frame):\n"
-        "    faults.end_on_signals()\n"
-        "    try:\n"
-        "        print('ready', flush=True)\n"
-        "        time.sleep(60)\n"
-        "    finally:\n"
-        "        print('tidied', flush=True)\n"
-        "sys.exit(faults.run_program(body))\n"
+def test_who_presses_ctrl_c_thrice_does_not_stop_the_tidying_up(tmp_path: Path) -> None:
+    running = tidier(
+        tmp_path,
+        "print('begun', flush=True)\n"
+        "for _ in range(10): time.sleep(0.05)\n"
+        "print('tidied', flush=True)",
     )
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        running = subprocess.Popen(
-            [sys.executable, "-c", body],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=world.clean_environment(tmp_path),
-        )
-        assert running.stdout
-        assert running.stdout.readline() == "ready\n"
+    running.send_signal(signal.SIGINT)
+    assert running.stdout
+    assert running.stdout.readline() == "begun\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         running.send_signal(number)
-        out, err = running.communicate(timeout=30)
-        assert (running.returncode, out) == (code, "tidied\n")
-        assert err.startswith("error: ")
-        assert "Traceback" not in err
+    ends(running, 130)
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143), (1, 129)])
+def test_interrupt_and_term_end_it_with_their_code(tmp_path: Path, number: int, code: int) -> None:
+    running = tidier(tmp_path, "print('tidied', flush=True)")
+    running.send_signal(number)
+    ends(running, code)
