@@ -21,6 +21,7 @@ from ch_image.fs.owners import Recorded
 from ch_image.typed import NamedTuple
 
 _SMALL = 128 << 10  # bytes that are read and written in one go
+_LARGE = 1 << 20  # bytes that are sent to the disk at once
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM)
@@ -118,6 +119,10 @@ class Placer:
     def _data(self, source: int, copy: int, size: int) -> None:
         if size > _SMALL:
             copy_file_data(source, copy, size)
+            if size >= _LARGE:  # the sync before the image is published has to wait for less
+                from ch_image.sandbox.syscalls import begin_writing
+
+                begin_writing(copy)
             return
         left = size
         while left > 0:

@@ -207,6 +207,12 @@ def syncfs(fd: int) -> None:
         raise fail()
 
 
+def begin_writing(fd: int) -> None:
+    """sync_file_range(2): have the file's data on its way to the disk; waits for nothing of it."""
+    if _libc.sync_file_range(ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), 2) < 0:
+        raise fail()
+
+
 def exchange(one: str, other: str) -> None:
     """renameat2(2), RENAME_EXCHANGE: what has these names changes places, at once."""
     ends = os.fsencode(one), os.fsencode(other)

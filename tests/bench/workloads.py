@@ -101,13 +101,19 @@ class Bench:
     def in_turn(
         self, one: Callable[[peers.Peer], float], rounds: int = 0, **others: Callable[[], float]
     ) -> dict[str, list[float]]:
-        """Each once a round: what disturbs the machine disturbs all alike."""
+        """Each once a round: what disturbs the machine disturbs all alike.
+
+        What others left to be written is on disk before the next begins: one of ours ends with a
+        sync of the file system, and would pay for it.
+        """
         out: dict[str, list[float]] = {tool.name: [] for tool in self.tools}
         out |= {name: [] for name in others}
         for _ in range(rounds or self.rounds):
             for tool in self.tools:
+                os.sync()
                 out[tool.name].append(one(tool))
             for name, other in others.items():
+                os.sync()
                 out[name].append(other())
         return out
 
