@@ -1,16 +1,16 @@
-"""Carries out effects: a draft of the parent's layers, the effect on it, a committed layer."""
+"""Carries out effects: a draft of the parent's layers, the effect on it, a committed layer.
+
+What only some effects need is imported there: a build of RUN alone waits for none of it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from ch_image.build import lookup
-from ch_image.build.add import add
-from ch_image.build.add import choose as choose_added
 from ch_image.build.args import SANDBOX_HOSTNAME
-from ch_image.build.copy import copy as copy_files
-from ch_image.build.copyspec import spec_of
 from ch_image.build.effectors import Effectors, add_spec
 from ch_image.build.effects import (
     AddEffect,
@@ -31,6 +31,7 @@ from ch_image.fs import owners as records
 from ch_image.fs.tree import Tree
 from ch_image.report import Detail, Output, Reporter, Warned
 from ch_image.sandbox.launcher import Launcher
+from ch_image.sandbox.mounts import Operation
 from ch_image.sandbox.plan import Plan as Container
 from ch_image.storage.layers import Chain, LayerId
 from ch_image.storage.snapshots.base import Draft, OwnersOfChains, Snapshotter
@@ -51,17 +52,14 @@ class Carrier:
         effectors: Effectors,
         report: Reporter,
         cancel: Cancel,
+        launcher: Launcher,
     ) -> None:
         self._options, self._storage, self._snapshotter = options, storage, snapshotter
         self._effectors, self._report, self._cancel = effectors, report, cancel
-        self._launcher = Launcher()
+        self._launcher = launcher
         self._owners = OwnersOfChains(storage.layers)
         self._warned = False
         self.notifications = 0
-
-    def close(self) -> None:
-        """End the container server."""
-        self._launcher.close()
 
     def carry_out(
         self, effect: Effect, step: Step, chain: Chain, chains: Sequence[Chain | None]
@@ -82,24 +80,9 @@ class Carrier:
             case RunEffect():
                 return self._run(effect, step, draft, chains)
             case CopyEffect():
-                source = None
-                if effect.sources:
-                    source = self._effectors.source(step.origins[0], chains[0])
-                result = copy_files(
-                    spec_of(effect), source, draft.root, upper=draft.upper, now=self._now()
-                )
-                self._lost("this file system keeps no user attributes" * bool(result.unrecorded))
-                return result.owners
+                return self._copy(effect, step, draft, chains)
             case AddEffect():
-                spec = add_spec(effect)
-                context = self._effectors.context_if_any(effect)
-                chosen = choose_added(spec, context)
-                at = self._now() or time.time_ns()
-                added = add(
-                    spec, context, draft.root, chosen, self._effectors.remotes(effect), now=at
-                )
-                self._lost("this file system keeps no user attributes" * bool(added.unrecorded))
-                return added.owners
+                return self._add(effect, draft)
             case WorkdirEffect():
                 return _workdir(effect, draft.root)
             case RsyncEffect():
@@ -110,6 +93,28 @@ class Carrier:
             case _:
                 assert_never(effect)
 
+    def _copy(
+        self, effect: CopyEffect, step: Step, draft: Draft, chains: Sequence[Chain | None]
+    ) -> Owners:
+        from ch_image.build.copy import copy
+        from ch_image.build.copyspec import spec_of
+
+        source = self._effectors.source(step.origins[0], chains[0]) if effect.sources else None
+        result = copy(spec_of(effect), source, draft.root, upper=draft.upper, now=self._now())
+        self._lost("this file system keeps no user attributes" * bool(result.unrecorded))
+        return result.owners
+
+    def _add(self, effect: AddEffect, draft: Draft) -> Owners:
+        from ch_image.build.add import add, choose
+
+        spec = add_spec(effect)
+        context = self._effectors.context_if_any(effect)
+        chosen = choose(spec, context)
+        at = self._now() or time.time_ns()
+        result = add(spec, context, draft.root, chosen, self._effectors.remotes(effect), now=at)
+        self._lost("this file system keeps no user attributes" * bool(result.unrecorded))
+        return result.owners
+
     def _now(self) -> int | None:
         epoch = self._options.epoch
         return None if epoch is None else epoch * 1_000_000_000
@@ -117,8 +122,6 @@ class Carrier:
     def _run(
         self, effect: RunEffect, step: Step, draft: Draft, chains: Sequence[Chain | None]
     ) -> Owners:
-        from ch_image.build.run_mounts import RunMounts
-
         options = self._options
         settings = RunSettings(
             options.force == "seccomp",
@@ -128,11 +131,8 @@ class Carrier:
             options.build_args.get(SANDBOX_HOSTNAME, ""),
             self._owners.of(draft.chain),
         )
-        mounts = RunMounts(
-            options, self._storage, self._snapshotter, self._effectors.source, self._cancel
-        )
         watch = Watch(self._teller(step))
-        with mounts.prepared(effect, step, chains) as (operations, env):
+        with self._mounts(effect, step, chains) as (operations, env):
             if env:
                 effect = effect._replace(passed={**effect.passed, **env})
 
@@ -151,6 +151,18 @@ class Carrier:
         self.notifications += ran.notifications
         self._lost(ran.lost)
         return ran.owners
+
+    def _mounts(
+        self, effect: RunEffect, step: Step, chains: Sequence[Chain | None]
+    ) -> AbstractContextManager[tuple[list[Operation], Mapping[str, str]]]:
+        if not effect.mounts:
+            return nullcontext(([], {}))
+        from ch_image.build.run_mounts import RunMounts
+
+        mounts = RunMounts(
+            self._options, self._storage, self._snapshotter, self._effectors.source, self._cancel
+        )
+        return mounts.prepared(effect, step, chains)
 
     def _teller(self, step: Step) -> Callable[[str], None]:
         return lambda line: self._report(Output(step.line, step.stage_name, line))

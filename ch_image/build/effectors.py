@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ch_image.build.remote import Remotes
     from ch_image.build.select import Lacking
     from ch_image.build.source import Source
+    from ch_image.sandbox.launcher import Launcher
     from ch_image.storage.snapshots.base import Snapshotter
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"  # where git is looked for, on the host
@@ -56,13 +57,19 @@ class Effectors:
         self._stack = ExitStack()
         self._fetched: dict[AddEffect, Remotes] = {}
 
-        def carrier() -> Carrier:
-            from ch_image.build.carry import Carrier
+        def launcher() -> Launcher:
+            from ch_image.sandbox.launcher import Launcher
 
-            made = Carrier(options, storage, snapshotter, self, report, cancel)
+            made = Launcher()
             self._stack.callback(made.close)
             return made
 
+        def carrier() -> Carrier:
+            from ch_image.build.carry import Carrier
+
+            return Carrier(options, storage, snapshotter, self, report, cancel, self._launcher())
+
+        self._launcher = Once(launcher)
         self._carrier = Once(carrier)
 
     @property
@@ -78,6 +85,8 @@ class Effectors:
         self, effect: Effect, step: Step, chain: Chain, chains: Sequence[Chain | None]
     ) -> LayerId:
         """Make the layer of ``effect`` on ``chain``. Raises what the effect raises."""
+        if isinstance(effect, RunEffect):  # the server starts while the rest is imported here
+            self._launcher().start()
         return self._carrier().carry_out(effect, step, chain, chains)
 
     def content(
@@ -128,18 +137,18 @@ class Effectors:
         self, effect: Effect, origins: Sequence[Origin | None], chains: Sequence[Chain | None]
     ) -> Mapping[str, str]:
         """Inputs for a step's record that name the files behind its ``content``."""
-        from ch_image.build.named import named_files
-
         found: dict[str, str] = {}
         match effect:
             case CopyEffect() if effect.sources:
                 from ch_image.build.copyspec import choose, spec_of
+                from ch_image.build.named import named_files
 
                 source = self.source(origins[0], chains[0])
                 if chains[0] is None or source.contents:
                     found = named_files(source, choose(spec_of(effect), source))
             case AddEffect():
                 from ch_image.build.add import choose as choose_added
+                from ch_image.build.named import named_files
 
                 context = self.context_if_any(effect)
                 if context is not None:

@@ -65,16 +65,18 @@ class _Emptying:
         self._empty(self._top, 0)
 
     def _empty(self, fd: int, depth: int) -> None:
-        while names := _some_names(fd):
-            for name in names:
+        while entries := _some_entries(fd):
+            for name, is_directory in entries:
+                if is_directory:
+                    self._remove_directory(fd, name, depth)
+                    continue
                 try:
                     os.unlink(name, dir_fd=fd)
-                except IsADirectoryError:
-                    self._remove_directory(fd, name, depth)
                 except PermissionError:
                     _unlock(fd)
-                    if not _unlinked(fd, name):
-                        self._remove_directory(fd, name, depth)
+                    os.unlink(name, dir_fd=fd)
+            if depth and len(entries) < _BATCH:  # only the top gets more, see _lift
+                return
 
     def _remove_directory(self, fd: int, name: str, depth: int) -> None:
         if depth >= _DEPTH:
@@ -101,23 +103,22 @@ class _Emptying:
                 os.stat(new, dir_fd=self._top, follow_symlinks=False)
             except FileNotFoundError:
                 _unlock(fd)
+                _unlock(self._top)
                 os.rename(name, new, src_dir_fd=fd, dst_dir_fd=self._top)
                 return
 
 
-def _some_names(fd: int) -> list[str]:
+def _some_entries(fd: int) -> list[tuple[str, bool]]:
+    """Names, and whether they are directories."""
     with os.scandir(fd) as entries:
-        return [entry.name for entry in itertools.islice(entries, _BATCH)]
+        some = list(itertools.islice(entries, _BATCH))
+    try:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
+    except PermissionError:  # a file system that tells no types, and nobody may look up names
+        _unlock(fd)
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
 
 
 def _unlock(fd: int) -> None:
     if os.fstat(fd).st_mode & 0o700 != 0o700:
         os.fchmod(fd, 0o700)
-
-
-def _unlinked(fd: int, name: str) -> bool:
-    try:
-        os.unlink(name, dir_fd=fd)
-    except IsADirectoryError:
-        return False
-    return True

@@ -13,8 +13,8 @@ import sys
 from _thread import allocate_lock
 
 from ch_image.errors import SandboxError
+from ch_image.sandbox.frames import pack
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.server import pack
 
 _LIMIT = 1 << 24  # bytes of a report; 200,000 links with owners take less
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from ch_image.sandbox.server import serve; "
@@ -79,6 +79,18 @@ class Launcher:
         self._socket: _socket.socket | None = None
         self._lock = allocate_lock()
         self._pid = 0
+
+    def start(self) -> None:
+        """Start the server, so that it is ready when the first container is asked for.
+
+        Who never calls this waits for it there, which is also where a fault is told.
+        """
+        with self._lock:
+            if self._socket is None:
+                try:
+                    self._start()
+                except OSError:
+                    return
 
     def launch(self, plan: Plan, stdin: int, stdout: int, stderr: int) -> Container:
         """Start a container with these descriptors; they stay the caller's."""

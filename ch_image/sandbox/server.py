@@ -16,29 +16,11 @@ import os
 import struct
 
 from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox.frames import HEAD, unpack
 from ch_image.sandbox.plan import parse
 from ch_image.sandbox.start import get_ready, spawn
 
-_HEAD = struct.Struct("<I")
 _FDS = struct.Struct("4i")
-
-
-def pack(words: list[str]) -> bytes:
-    """A frame: its length, then each word behind its own (32 bits, little-endian)."""
-    encoded = [os.fsencode(word) for word in words]
-    body = b"".join(_HEAD.pack(len(word)) + word for word in encoded)
-    return _HEAD.pack(len(body)) + body
-
-
-def unpack(body: bytes) -> list[str]:
-    """The words of a frame's body."""
-    out, at = [], 0
-    while at < len(body):
-        (length,) = _HEAD.unpack_from(body, at)
-        at += _HEAD.size
-        out.append(os.fsdecode(body[at : at + length]))
-        at += length
-    return out
 
 
 def serve(number: int) -> None:
@@ -76,7 +58,7 @@ def _name_address() -> int:
 
 
 def _receive(socket: _socket.socket) -> tuple[list[str], tuple[int, int, int, int]] | None:
-    head, ancillary, _, _ = socket.recvmsg(_HEAD.size, _socket.CMSG_SPACE(_FDS.size))
+    head, ancillary, _, _ = socket.recvmsg(HEAD.size, _socket.CMSG_SPACE(_FDS.size))
     if not head:
         return None
     fds = (-1, -1, -1, -1)
@@ -85,9 +67,9 @@ def _receive(socket: _socket.socket) -> tuple[list[str], tuple[int, int, int, in
             fds = _FDS.unpack(content[: _FDS.size])
     for fd in fds:
         os.set_inheritable(fd, False)
-    while len(head) < _HEAD.size:
-        head += socket.recv(_HEAD.size - len(head))
-    (left,) = _HEAD.unpack(head)
+    while len(head) < HEAD.size:
+        head += socket.recv(HEAD.size - len(head))
+    (left,) = HEAD.unpack(head)
     parts = []
     while left:
         part = socket.recv(min(left, 1 << 20))

@@ -10,7 +10,6 @@ files with its parts, and is found by a name that follows from them. Losing it l
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ch_image.errors import StorageError
 from ch_image.fs import whiteouts
 from ch_image.fs.copy import copy_directory_attributes, copy_node
 from ch_image.fs.directories import Directories
+from ch_image.model.sha256 import sha256
 from ch_image.storage.faults import faults
 from ch_image.storage.layers import Chain, LayerId, Layers
 from ch_image.storage.scratch import remove
@@ -96,7 +96,7 @@ class Merger:
 
 
 def _name(parts: Chain, attempt: int) -> LayerId:
-    digest = hashlib.sha256(f"{attempt},{','.join(parts)}".encode()).digest()
+    digest = sha256(f"{attempt},{','.join(parts)}".encode()).digest()
     return LayerId("m" + "".join(_LETTERS[byte & 31] for byte in digest[:11]))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ch_image.sandbox.frames import pack, unpack
 from ch_image.sandbox.mounts import Bind, Dev, File, Proc, Tmpfs
 from ch_image.sandbox.plan import Identity, Plan, parse
-from ch_image.sandbox.server import pack, unpack
 
 NASTY = ["", "two words", "new\nline", "--", "--root", "\udcff\udc80", "ünï", "$(x)", "nul\0byte"]
 
