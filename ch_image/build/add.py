@@ -15,8 +15,9 @@ from ch_image.build.copy import Copying, CopyResult, destination, policy_of
 from ch_image.build.copyspec import CopySpec
 from ch_image.build.digest import check_unchanged, digest
 from ch_image.build.remote import Checkout, Download, Remotes, is_remote
+from ch_image.build.rows import MODE, NAME
 from ch_image.build.select import Lacking, Match, Selection, lack, select
-from ch_image.build.source import MODE, NAME, Source
+from ch_image.build.source import Source
 from ch_image.build.target import Target
 from ch_image.errors import BuildError, ImageError, printable
 from ch_image.model.sha256 import sha256

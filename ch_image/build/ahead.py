@@ -10,23 +10,22 @@ import marshal
 import os
 from collections.abc import Callable, Sequence
 
-from ch_image.typed import TYPE_CHECKING
+from ch_image.build.rows import Packed, Row, directories_of, linked_of
+from ch_image.build.statindex import fingerprint_of, packed
+from ch_image.typed import TypeAlias
 
-if TYPE_CHECKING:
-    from ch_image.build.source import Row
+Packet: TypeAlias = tuple[bytes, bytes, int, Sequence[str], Sequence[Row]]
 
 
 class Ahead:
     """The fork, which must be made while there are no threads.
 
-    ``look`` gives the rows of a directory, and what else is to be known of them.
+    ``look`` gives the rows of a directory.
     """
 
-    def __init__(
-        self, paths: Sequence[str], look: Callable[[str], tuple[list[Row], bytes]]
-    ) -> None:
+    def __init__(self, paths: Sequence[str], look: Callable[[str], list[Row]]) -> None:
         self._paths = frozenset(paths)
-        self._found: dict[str, tuple[list[Row], bytes]] | None = None
+        self._found: dict[str, Packet] | None = None
         self._memory = os.memfd_create("rows", os.MFD_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
@@ -35,20 +34,27 @@ class Ahead:
             finally:
                 os._exit(0)
 
-    def get(self, path: str) -> tuple[list[Row], bytes] | None:
-        """What the fork found in the directory ``path``; None: it has to be looked at."""
+    def get(self, path: str) -> tuple[Packed, bytes] | None:
+        """The rows that the fork found in the directory ``path``, and their fingerprint.
+
+        None: it has to be looked at.
+        """
         if path not in self._paths:
             return None
         if self._found is None:
             self._found = self._read()
-        return self._found.get(path)
+        found = self._found.get(path)
+        if found is None:
+            return None
+        fingerprint, data, count, directories, linked = found
+        return Packed(data, count, directories, linked), fingerprint
 
-    def _read(self) -> dict[str, tuple[list[Row], bytes]]:
+    def _read(self) -> dict[str, Packet]:
         os.waitpid(self._pid, 0)
         self._pid = 0
         data = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
         try:
-            found: dict[str, tuple[list[Row], bytes]] = marshal.loads(data)
+            found: dict[str, Packet] = marshal.loads(data)
             return found
         except (EOFError, ValueError, TypeError):  # it was killed: then everything is looked at
             return {}
@@ -64,15 +70,16 @@ class Ahead:
             self._memory = -1
 
 
-def _list(
-    paths: Sequence[str], look: Callable[[str], tuple[list[Row], bytes]], memory: int
-) -> None:
+def _list(paths: Sequence[str], look: Callable[[str], list[Row]], memory: int) -> None:
     found = {}
     for path in paths:
         try:
-            found[path] = look(path)
+            rows = look(path)
         except OSError:  # the caller meets it too, and can say so
             continue
-    data = memoryview(marshal.dumps(found))
-    while data:
-        data = data[os.write(memory, data) :]
+        data = packed(rows)
+        mark = fingerprint_of(data)
+        found[path] = (mark, data, len(rows), directories_of(rows), linked_of(rows))
+    left = memoryview(marshal.dumps(found, 2))
+    while left:
+        left = left[os.write(memory, left) :]

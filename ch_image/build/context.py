@@ -10,12 +10,14 @@ import os
 from collections.abc import Sequence
 
 from ch_image.build.ahead import Ahead
-from ch_image.build.source import Row, Rules, Source
+from ch_image.build.rows import Row
+from ch_image.build.source import Rules, Source
 from ch_image.build.statindex import StatIndex, fingerprint
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError
 
 _MANY = 5000  # files that are worth a process of its own
+_LEAD = 6000  # files it looks at while the caller, who began early, is not ready to look itself
 _MAX_RULES = 4 << 20  # bytes of an ignore file
 
 
@@ -45,23 +47,27 @@ class Context(Source):
             self._ahead = None
         super().close()
 
-    def look_ahead(self, tops: Sequence[str]) -> None:
+    def look_ahead(self, tops: Sequence[str], *, early: bool = False) -> None:
         """Expect that all below the directories ``tops`` will be listed and fingerprinted.
 
-        If that is much, and there are no threads yet, another process lists a part of it.
+        If that is much, and there are no threads yet, another process lists a part of it; the
+        larger part when this is ``early``, a guess that a later call can correct.
         """
-        if self.index is None or self._ahead is not None or _processors() < 2 or _threads() > 1:
+        if self.index is None or _processors() < 2 or _threads() > 1:
             return
         known = [p for p in self.index.paths() if any(_below(p, top) for top in tops)]
-        if self.index.count(known) >= _MANY:
+        if self._ahead is not None:
+            if len(known) > len(self.index.paths()) // 2:
+                return
+            self._ahead.close()  # it would be waited for, and most of it is not needed
+            self._ahead = None
+        count = self.index.count(known)
+        if count >= _MANY:
             known.sort()
-            self._ahead = Ahead(known[len(known) // 2 :], self._look_at)
+            ours = max(count - _LEAD * early, 0) / (2 * count)
+            self._ahead = Ahead(known[int(len(known) * ours) :], self._scan)
 
-    def _look_at(self, path: str) -> tuple[list[Row], bytes]:
-        rows = self._scan(path)
-        return rows, fingerprint(rows)
-
-    def listing(self, path: str) -> list[Row]:
+    def listing(self, path: str) -> Sequence[Row]:
         """See `Source`."""
         if self._ahead is not None and path not in self._listings:
             found = self._ahead.get(path)
@@ -77,6 +83,14 @@ class Context(Source):
         """Keep the digests for the next build. OSError: they could not be written."""
         if self.index is not None:
             self.index.save()
+
+
+def open_context(
+    root: str, dockerfile: str, digests: str, what: str = "the build context"
+) -> Context:
+    """The context at ``root`` with its ignore rules. Raises BuildError as `read_rules` does."""
+    rules = read_rules(root, dockerfile if dockerfile != "-" else "")
+    return Context(root, rules[1] if rules else None, digests, what)
 
 
 def _processors() -> int:

@@ -13,21 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ch_image.build.context import Context
+from ch_image.build.rows import CTIME, DEVICE, INODE, MODE, MTIME, NAME, SIZE, Row, linked_of
 from ch_image.build.select import Level, Match, Selection, levels
-from ch_image.build.source import (
-    CTIME,
-    DEVICE,
-    INODE,
-    LINKS,
-    MODE,
-    MTIME,
-    NAME,
-    SIZE,
-    ImageSource,
-    Row,
-    Source,
-    join,
-)
+from ch_image.build.source import ImageSource, Source, join
 from ch_image.build.spread import spread
 from ch_image.build.statindex import Memo, stat_key
 from ch_image.errors import BuildError
@@ -103,10 +91,9 @@ class _Digester:
     def _look(self, level: Level) -> bytes | _Pending:
         """The digest of one directory's listing, or what is missing for it."""
         rows = level.rows
-        for row in rows:
-            if row[LINKS] > 1:
-                paths = self._links.setdefault((row[DEVICE], row[INODE]), [])
-                paths.append(join(level.path, row[NAME]))
+        for row in linked_of(rows):
+            paths = self._links.setdefault((row[DEVICE], row[INODE]), [])
+            paths.append(join(level.path, row[NAME]))
         if self._context is None or self._index is None:
             return _Pending(level, b"", {}, 0)
         fingerprint = b""

@@ -98,7 +98,7 @@ def _parse(options: BuildOptions, storage: Storage) -> Dockerfile:
     from ch_image.build.parsed import parse_cached
 
     name = os.path.basename(options.dockerfile) if options.dockerfile != "-" else "Dockerfile"
-    return parse_cached(options.text, name, os.path.join(storage.path, "context"))
+    return parse_cached(options.text, name, storage.context_digests)
 
 
 class _Build:

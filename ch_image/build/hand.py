@@ -17,7 +17,8 @@ from functools import partial
 
 from ch_image.build.chmod import ModeChange
 from ch_image.build.place import Placer, Policy, ReadFault
-from ch_image.build.source import NAME, ImageSource, Row, Source, join, open_directory
+from ch_image.build.rows import NAME, Row
+from ch_image.build.source import ImageSource, Source, join, open_directory
 from ch_image.build.target import write_fault
 from ch_image.errors import BuildError
 from ch_image.typed import Any, NamedTuple

@@ -53,7 +53,7 @@ class Inputs:
         self._promises = promises
         self._storage = storage
         self._snapshotter = snapshotter
-        self._digests = os.path.join(storage.path, "context")
+        self._digests = storage.context_digests
         self._lock = threading.Lock()
         self._open = ExitStack()
         self._contexts: dict[str, Context] = {}
@@ -95,6 +95,9 @@ class Inputs:
                 "there is no build context to copy from",
                 hint="give a directory as CONTEXT, and the Dockerfile with -f",
             )
+        if self._options.opened is not None:
+            with self._lock:
+                return self._contexts.setdefault("", self._options.opened)
         return self._context("", root, self._options.dockerfile)
 
     def named(self, name: str) -> Source:
@@ -108,15 +111,13 @@ class Inputs:
         return self._context(name, value, "")
 
     def _context(self, name: str, root: str, dockerfile: str) -> Context:
-        from ch_image.build.context import Context, read_rules
+        from ch_image.build.context import open_context
 
         with self._lock:
             found = self._contexts.get(name)
             if found is None:
-                beside = dockerfile if dockerfile not in ("", "-") else ""
-                rules = read_rules(root, beside)
                 what = f'the build context "{name}"' if name else "the build context"
-                found = Context(root, rules[1] if rules else None, self._digests, what)
+                found = open_context(root, dockerfile, self._digests, what)
                 self._contexts[name] = found
             return found
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ch_image.build.context import Context
 from ch_image.build.key import MOST_FILES, file_value
+from ch_image.build.rows import MODE, NAME
 from ch_image.build.select import Level, Selection, levels
-from ch_image.build.source import MODE, NAME, Source, join
+from ch_image.build.source import Source, join
 
 
 def named_files(source: Source, selection: Selection) -> dict[str, str]:

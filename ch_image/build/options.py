@@ -13,6 +13,7 @@ from ch_image.storage.layers import Chain, LayerId
 from ch_image.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from ch_image.build.context import Context
     from ch_image.build.remote import Fetch
     from ch_image.build.remote_cache import Location
 
@@ -62,6 +63,7 @@ class BuildOptions(NamedTuple):
     fetch: Fetch | None = None  # for ADD of URLs
     verbose: bool = False  # explain misses
     cache_from: Callable[[], Sequence[Location]] | None = None  # caches of others
+    opened: Context | None = None  # the context, where it is open already; the caller closes it
     fetch_all: bool = False  # also the layers of steps that the target does not need
 
 

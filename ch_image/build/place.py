@@ -14,7 +14,8 @@ import stat
 
 from ch_image.build.chmod import ModeChange
 from ch_image.build.digest import carried, check_unchanged, listxattr
-from ch_image.build.source import MODE, MTIME, NAME, SIZE, Row, Source, join
+from ch_image.build.rows import MODE, MTIME, NAME, SIZE, Row
+from ch_image.build.source import Source, join
 from ch_image.fs import owners
 from ch_image.fs.copy import copy_file_data, set_mode
 from ch_image.fs.owners import Recorded

@@ -22,10 +22,11 @@ from ch_image.build.named import named_files
 from ch_image.build.options import BuildOptions
 from ch_image.build.origins import Origin
 from ch_image.build.plan import Step
+from ch_image.build.rows import MODE
 from ch_image.build.run import Cancelled
 from ch_image.build.schedule import Cancel
 from ch_image.build.select import refuse
-from ch_image.build.source import MODE, Source
+from ch_image.build.source import Source
 from ch_image.build.statindex import Memo
 from ch_image.dockerfile.mounts import ResolvedMount
 from ch_image.errors import BuildError, printable

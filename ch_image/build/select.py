@@ -14,7 +14,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ch_image.build.source import MODE, NAME, Row, Rules, Source, clean, join, near
+from ch_image.build.rows import MODE, NAME, Row, directories_of
+from ch_image.build.source import Rules, Source, clean, join, near
 from ch_image.build.wildcard import compile_component, has_wildcards
 from ch_image.dockerfile import ignore
 from ch_image.errors import BuildError, printable
@@ -201,11 +202,8 @@ def levels(source: Source, match: Match, exclude: Sequence[str] = ()) -> Iterato
             rel, path = todo.pop()
             rows = source.listing(path)
             yield Level(path, rel, rows, True, frozenset())
-            todo += [
-                (join(rel, row[NAME]), join(path, row[NAME]))
-                for row in reversed(rows)
-                if row[MODE] & 0o170000 == 0o040000
-            ]
+            below = reversed(directories_of(rows))
+            todo += [(join(rel, name), join(path, name)) for name in below]
     else:
         yield from _Filter(source, match, exclude).levels()
 

@@ -6,8 +6,7 @@ meanwhile. Links are resolved here, by name, inside the root. Each directory is 
 once, when it is first asked for.
 
 A *path* is relative to the root, without a leading slash; the root is "". Names are the bytes of
-the kernel decoded as `os.fsdecode` does. A *row* is one directory entry as a plain tuple, for
-there may be very many; its fields are the constants NAME to LINKS below.
+the kernel decoded as `os.fsdecode` does.
 """
 
 from __future__ import annotations
@@ -20,21 +19,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from ch_image.build.rows import MODE, NAME, Row
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import Recorded
 from ch_image.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
-from ch_image.typed import Final, Protocol, TypeAlias
+from ch_image.typed import Protocol, TypeAlias
 
 Owners: TypeAlias = Mapping[str, tuple[int, int]]
-Row: TypeAlias = tuple[str, int, int, int, int, int, int, int]
-NAME: Final = 0
-MODE: Final = 1
-SIZE: Final = 2
-MTIME: Final = 3  # nanoseconds, as the next
-CTIME: Final = 4
-INODE: Final = 5
-DEVICE: Final = 6
-LINKS: Final = 7
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEP = 15  # components that one call resolves
@@ -87,7 +78,7 @@ class Source:
         self.rules = rules
         self._fd = -1
         self._lock = threading.Lock()
-        self._listings: dict[str, list[Row]] = {}
+        self._listings: dict[str, Sequence[Row]] = {}
         self._named: dict[str, dict[str, Row]] = {}
         self._single: dict[str, Row | None] = {}
         # Digests of files that were hashed for this build, by directory and name.
@@ -126,7 +117,7 @@ class Source:
     def _where(self) -> str:
         return self.root
 
-    def listing(self, path: str) -> list[Row]:
+    def listing(self, path: str) -> Sequence[Row]:
         """What is in the directory ``path``, by name, without what the rules leave out."""
         rows = self._listings.get(path)
         if rows is None:

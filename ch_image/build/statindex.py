@@ -24,7 +24,7 @@ import time
 from binascii import crc32
 from collections.abc import Callable, Mapping, Sequence
 
-from ch_image.build.source import CTIME, DEVICE, INODE, MTIME, NAME, SIZE, Row
+from ch_image.build.rows import CTIME, DEVICE, INODE, MTIME, NAME, SIZE, Row
 from ch_image.model.sha256 import sha256
 from ch_image.typed import TYPE_CHECKING
 
@@ -53,7 +53,17 @@ def stat_key(row: Row) -> bytes:
 
 def fingerprint(rows: Sequence[Row]) -> bytes:
     """What changes when any row of a directory does (32 bytes)."""
-    return blake2b(marshal.dumps(list(rows), 2), digest_size=32).digest()
+    return fingerprint_of(packed(rows))
+
+
+def packed(rows: Sequence[Row]) -> bytes:
+    """Rows as bytes, the same for the same rows; see `Packed`."""
+    return marshal.dumps(list(rows), 2)
+
+
+def fingerprint_of(data: bytes) -> bytes:
+    """See `fingerprint`; of rows that are bytes already."""
+    return blake2b(data, digest_size=32).digest()
 
 
 def racy(row: Row, read_at: int) -> bool:

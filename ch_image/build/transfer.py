@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ch_image.build.hand import MOST, Hand, Job, Queue, carry_out
 from ch_image.build.place import Placer
+from ch_image.build.rows import DEVICE, INODE, LINKS, MODE, NAME, SIZE, Row
 from ch_image.build.select import Level, Match, levels
-from ch_image.build.source import DEVICE, INODE, LINKS, MODE, NAME, SIZE, Row, Source, join
+from ch_image.build.source import Source, join
 from ch_image.build.spread import spread
 from ch_image.build.target import Target, write_fault
 from ch_image.errors import BuildError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from ch_image.build.args import EPOCH
@@ -16,7 +16,7 @@ from ch_image.cli.build_context import find_input
 from ch_image.cli.processors import processors
 from ch_image.cli.session import Session, working_directory
 from ch_image.cli.web import fetcher
-from ch_image.errors import UsageError
+from ch_image.errors import BuildError, UsageError
 from ch_image.model.platforms import Platform
 from ch_image.model.ref import ImageRef
 from ch_image.report import Detail, Info, Warned
@@ -55,12 +55,12 @@ def _with_context(session: Session, stack: ExitStack) -> int:
 
 
 def _execute(session: Session, name: str, text: bytes, context: str | None) -> int:
-    from ch_image.build.executor import build
-
     wanted = build_request(session, name, text, context)
     outputs = build_output.parse(session.parsed.texts("output"), working_directory())
     session.enter(programs=session.names_helpers())
-    with session.locked():
+    with session.locked(), _opened(session, wanted) as wanted:
+        from ch_image.build.executor import build
+
         result = build(wanted, session.storage, session.report)
         if result.epoch is not None:  # the Dockerfile may have set it
             session.env = {**session.env, EPOCH: str(result.epoch)}
@@ -72,6 +72,25 @@ def _execute(session: Session, name: str, text: bytes, context: str | None) -> i
                 result = result._replace(image=session.storage.images.get(wanted.tags[0]))
     _conclude(session, wanted, result)
     return 0
+
+
+@contextmanager
+def _opened(session: Session, wanted: BuildOptions) -> Iterator[BuildOptions]:
+    """Begin to look at a large context, in a process of its own, before the rest is imported."""
+    text = wanted.text.upper()
+    if wanted.context is None or (b"COPY" not in text and b"ADD" not in text):
+        yield wanted
+        return
+    from ch_image.build.context import open_context
+
+    try:
+        context = open_context(wanted.context, wanted.dockerfile, session.storage.context_digests)
+    except BuildError:  # for the instruction that needs it to tell
+        yield wanted
+        return
+    with closing(context):
+        context.look_ahead([""], early=True)
+        yield wanted._replace(opened=context)
 
 
 def _conclude(session: Session, wanted: BuildOptions, result: BuildResult) -> None:

@@ -80,8 +80,9 @@ def _write_directory(dest: str, image: Image, session: Session) -> None:
     """Into a directory, whose other files stay; files are the user's, without set-ID bits."""
     from ch_image.build.copy import copy
     from ch_image.build.copyspec import CopySpec
+    from ch_image.build.rows import MODE, NAME
     from ch_image.build.select import Match, Selection
-    from ch_image.build.source import MODE, NAME, Source
+    from ch_image.build.source import Source
     from ch_image.formats.directory import make_plain
 
     if os.path.commonpath([os.path.realpath(dest), session.storage.path]) == session.storage.path:

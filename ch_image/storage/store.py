@@ -35,6 +35,7 @@ class Storage:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.context_digests = f"{path}/context"  # what is known of contexts, see build.statindex
         self._scratch = Scratch(f"{path}/tmp")
         self._durability = Durability(path, self._scratch)
         self.blobs = Blobs(path, self._scratch)

@@ -13,6 +13,7 @@ import world
 
 from ch_image.build.context import Context
 from ch_image.build.digest import digest
+from ch_image.build.rows import Packed, directories_of, linked_of
 from ch_image.build.select import select
 from ch_image.dockerfile import ignore
 
@@ -118,5 +119,47 @@ def test_a_fork_that_is_killed_is_done_without(large: Path, tmp_path: Path) -> N
         assert digest(context, select(context, ["."])) == first
         context.close()
         assert not world.child_is_left()
+
+    world.in_namespace(work)
+
+
+def test_a_guess_that_was_too_large_is_given_up(large: Path, tmp_path: Path) -> None:
+    """Of a context that was read as a whole before, only one directory is wanted now."""
+
+    def work() -> None:
+        index = tmp_path / "index"
+        digest_of(large, index)
+        alone = Context(str(large), None, "")
+        context = Context(str(large), None, str(index))
+        context.look_ahead([""], early=True)
+        guessed = context._ahead
+        assert guessed is not None
+        assert guessed.get("d59/in") is not None
+        assert digest(context, select(context, ["d59"])) == digest(alone, select(alone, ["d59"]))
+        assert context._ahead is None
+        context.close()
+        assert not world.child_is_left()
+
+    world.in_namespace(work)
+
+
+def test_rows_of_the_fork_are_rows(large: Path, tmp_path: Path) -> None:
+    def work() -> None:
+        index = tmp_path / "index"
+        digest_of(large, index)
+        alone = Context(str(large), None, "")
+        context = Context(str(large), None, str(index))
+        context.look_ahead([""], early=True)
+        for path in ("", "d01", "d01/in", "d50/in", "d59/in"):
+            rows = context.listing(path)
+            assert len(rows) == len(alone.listing(path))
+            assert directories_of(rows) == directories_of(alone.listing(path)), path
+            assert list(linked_of(rows)) == linked_of(alone.listing(path)), path
+            assert list(rows) == alone.listing(path), path
+            assert rows[:2] == alone.listing(path)[:2]
+            assert rows[-1] == alone.listing(path)[-1]
+        assert isinstance(context.listing("d50/in"), Packed)
+        assert linked_of(rows) == []
+        context.close()
 
     world.in_namespace(work)
