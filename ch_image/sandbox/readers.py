@@ -57,10 +57,11 @@ HEEDLESS = frozenset(
     x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
 )
 _WORDS = 24  # of the arguments, that are looked at
-# When root starts them, they remain root, and ask who they are ten times at each start, or before
-# each command. (Not sh, which may be busybox, and that may become su.)
-STEADY = frozenset(b"make gmake bash gcc g++ cc c++".split())
+# When root starts them, they remain root, and ask who they are at each start, or before each
+# command. (Not sh, which may be busybox, and that may become su; not gcc, which never asks.)
+STEADY = frozenset(b"make gmake bash".split())
 LARGE = (PATH_STACK, FREE_STACK, ROOT_STACK)
+_S_IFMT, _S_IFREG = 0o170000, 0o100000
 _ELF = b"\x7fELF\x02"  # of 64 bits
 
 
@@ -150,17 +151,24 @@ class Readers:
     def _is_elf(self, call: Call, path: bytes) -> bool:
         """Whether it is a 64-bit program proper, not a script."""
         try:
+            if call.plain:
+                return self._begins_elf(call.place(AT_FDCWD, path))
             where = call.locate(AT_FDCWD, path, True)
         except OSError:
             return False
         try:
-            status = os.fstat(where)
-            key = status.st_dev, status.st_ino, status.st_mtime_ns
-            if key not in self._programs:
-                self._programs[key] = _begins(procfs.of_fd(where), _ELF)
-            return self._programs[key]
+            return self._begins_elf(procfs.of_fd(where))
         finally:
             os.close(where)
+
+    def _begins_elf(self, path: str | bytes) -> bool:
+        status = os.stat(path)
+        if status.st_mode & _S_IFMT != _S_IFREG:  # to open a FIFO is to wait for its other end
+            return False
+        key = status.st_dev, status.st_ino, status.st_mtime_ns
+        if key not in self._programs:
+            self._programs[key] = _begins(path, _ELF)
+        return self._programs[key]
 
 
 def reads_owners(name: bytes, words: list[bytes]) -> bool:
@@ -201,9 +209,9 @@ def _words(call: Call, arguments: int) -> list[bytes]:
     return words
 
 
-def _begins(path: str, what: bytes) -> bool:
+def _begins(path: str | bytes, what: bytes) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

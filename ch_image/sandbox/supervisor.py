@@ -35,6 +35,7 @@ _SOL_SOCKET = 1
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _NOTIFICATION = struct.Struct("<QIIiIQ6Q")
+_BLANK = bytes(_NOTIFICATION.size)
 _RESPONSE = struct.Struct("<QqiI")
 
 
@@ -64,11 +65,13 @@ class Supervisor:
         self.ledger = Ledger()
         self.ledger.know(owners or [])
         self.count = 0  # notifications answered
-        self._names = names()
-        self._request = bytearray(80)
+        self._request = bytearray(_NOTIFICATION.size)
         self._mounting = Mounting(furnished)
         self._readers = Readers()
-        self._answers = self._table()
+        answers = self._table()
+        self._answers = {
+            key: (name, answers[name.removesuffix("16")]) for key, name in names().items()
+        }
         self._first = _who(first)
         self._poll, self._polled = select.poll(), -1
 
@@ -94,25 +97,28 @@ class Supervisor:
         if self._polled != listener:
             self._poll, self._polled = select.poll(), listener
             self._poll.register(listener, select.POLLIN)
-        return any(event & select.POLLIN for _, event in self._poll.poll(0))
+        found = self._poll.poll(0)
+        return bool(found) and bool(found[0][1] & select.POLLIN)
 
     def _serve_one(self, listener: int) -> bool:
         request = self._request
-        request[:] = bytes(80)
+        request[:] = _BLANK
         try:
             fcntl.ioctl(listener, _RECV, request)
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.EINTR)  # the caller died meanwhile
-        id_, pid, _, nr, arch, _, *args = _NOTIFICATION.unpack(request)
+        notification = _NOTIFICATION.unpack(request)
+        id_, pid, _, nr, arch = notification[:5]
+        key = arch, nr
         self.count += 1
         flags = 0
-        if (arch, nr) in self._first and self.identities.alone:
-            value = self._first[arch, nr]
+        if key in self._first and self.identities.alone:
+            value = self._first[key]
         else:
-            name = self._names[arch, nr]
-            call = Call(listener, id_, pid, name, tuple(args), self._mounting.plain)
+            name, answer = self._answers[key]
+            call = Call(listener, id_, pid, name, notification[6:], self._mounting.plain)
             try:
-                value, flags = self._answers[call.name](call)
+                value, flags = answer(call)
             except OSError as error:
                 value = -(error.errno or errno.EIO)
         if flags >= 0:

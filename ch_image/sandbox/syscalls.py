@@ -85,11 +85,11 @@ _NUMBERS = {
     "x86_64": {"pivot_root": 155, "seccomp": 317, "statx": 332,
                "writev": 311, "fstatat": 262, "kcmp": 312,
                "clone": 56, "capset": 126, "capget": 125, "personality": 135, "keyctl": 250,
-               "ioprio_set": 251, "setdomainname": 171, "renameat2": 316},
+               "ioprio_set": 251, "setdomainname": 171, "renameat2": 316, "tgkill": 234},
     "aarch64": {"pivot_root": 41, "seccomp": 277, "statx": 291,
                 "writev": 271, "fstatat": 79, "kcmp": 272,
                 "clone": 220, "capset": 91, "capget": 90, "personality": 92, "keyctl": 219,
-                "ioprio_set": 30, "setdomainname": 162, "renameat2": 276},
+                "ioprio_set": 30, "setdomainname": 162, "renameat2": 276, "tgkill": 131},
 }  # fmt: skip
 # The machine is asked of the kernel; under a 32-bit personality the table is the 64-bit one still,
 # for it is this interpreter that makes the calls.
@@ -108,6 +108,7 @@ SYS_statx = _HERE["statx"]
 SYS_process_vm_writev = _HERE["writev"]
 SYS_fstatat = _HERE["fstatat"]
 SYS_kcmp = _HERE["kcmp"]
+SYS_tgkill = _HERE["tgkill"]
 SYS_pidfd_send_signal = 424
 SYS_open_tree = 428
 SYS_move_mount = 429
@@ -268,6 +269,11 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     syscall(SYS_pidfd_send_signal, pidfd, number, None, 0)
 
 
+def tgkill(process: int, thread: int, number: int) -> None:
+    """tgkill(2): a signal, 0: none, to a thread of a process. ESRCH when it is not of that one."""
+    syscall(SYS_tgkill, process, thread, number)
+
+
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2), Linux 5.6: a duplicate of another process's descriptor."""
     return syscall(SYS_pidfd_getfd, pidfd, fd, 0)
@@ -306,11 +312,13 @@ def prlimit(pid: int, resource: int, new: bytes | None, old: bytearray | None) -
 _LONGEST = 1 << 18  # bytes that read_memory reads at most: setgroups with all of its groups
 _room = ctypes.create_string_buffer(_LONGEST)
 _view = memoryview(_room).cast("B")
-_vectors = (ctypes.c_ulong * 6)(ctypes.addressof(_room))
+_vectors = bytearray(48)  # struct iovec: one of ours, two of the other's
+_iovecs = struct.Struct("6Q")
+_ROOM, _LAST = ctypes.addressof(_room), 0xFFFFFFFFFFFFFFFF
 _pointer, _number = ctypes.c_void_p, ctypes.c_ulong
 _libc.process_vm_readv.argtypes = [ctypes.c_int, _pointer, _number, _pointer, _number, _number]
 _libc.process_vm_readv.restype = ctypes.c_ssize_t
-_LOCAL = ctypes.addressof(_vectors)
+_LOCAL = ctypes.addressof((ctypes.c_char * 48).from_buffer(_vectors))
 
 
 def read_memory(pid: int, address: int, size: int) -> bytes:
@@ -321,7 +329,8 @@ def read_memory(pid: int, address: int, size: int) -> bytes:
     size = min(size, _LONGEST)
     # Cut at page ends: the kernel reads whole pieces or stops before one.
     first = min(size, 4096 - address % 4096)
-    _vectors[1:] = [size, address, first, address + first, size - first]
+    after = (address + first) & _LAST  # an address is the caller's, and may be any number
+    _iovecs.pack_into(_vectors, 0, _ROOM, size, address, first, after, size - first)
     pieces = 2 if size > first else 1
     done: int = _libc.process_vm_readv(pid, _LOCAL, 1, _LOCAL + 16, pieces, 0)
     if done < 0:

@@ -235,3 +235,31 @@ for path in ('/work/x', '../../../../..{outside}/x', '/proc/1/root{outside}/x'):
     assert run(root, script).code == 0
     assert owner(root / "work/x") == (5, 5)
     assert os.listxattr(outside / "x") == []
+
+
+def test_a_fifo_with_a_programs_name_keeps_nobody_waiting(root: Path) -> None:
+    script = """
+for name in ('bash', 'make', 'tar', 'dpkg'):
+    os.mkfifo(name, 0o755)
+    for path in (name, f'/work/{name}', '/proc/self/cwd/' + name, '/proc/self/fd/99'):
+        try:
+            os.execv(path, [name, '--unpack'])
+        except OSError as error:
+            assert error.errno in (2, 13), error
+"""
+    assert run(root, script).code == 0
+
+
+def test_addresses_at_the_end_of_all_memory_are_the_callers_mistake(root: Path) -> None:
+    script = """
+NR = {'x86_64': (59, 165), 'aarch64': (221, 40)}[os.uname().machine]  # execve, mount
+for address in (-1, -2, -4096, -255, 1, 1 << 47, (1 << 63) - 1, -(1 << 63)):
+    for number in NR:
+        got = libc.syscall(number, *[ctypes.c_long(address)] * 5)
+        assert got == -1, address
+        assert ctypes.get_errno() == 14, (address, ctypes.get_errno())
+os.mkfifo('f'); os.chown('f', 5, 6)
+"""
+    result = run(root, script)
+    assert result.code == 0
+    assert result.owners == {"work/f": (5, 6)}
