@@ -6,6 +6,7 @@ Imports are read from the syntax tree, so lazy ones inside functions count too.
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,14 @@ def test_the_tests_never_mock_our_own_code() -> None:
     for path in TESTS:
         for item in imports(parsed(path)):
             assert not item.module.startswith("unittest.mock"), f"{path}:{item.line}"
+
+
+def test_no_test_is_passed_over(request: pytest.FixtureRequest) -> None:
+    """By itself pytest enters no directory called build, whatever is in there."""
+    skipped = request.config.getini("norecursedirs")
+    for path in (CHECKOUT / "tests").rglob("test_*.py"):
+        for name in path.relative_to(CHECKOUT).parts[:-1]:
+            assert not any(fnmatch.fnmatch(name, pattern) for pattern in skipped), path
 
 
 def test_tests_that_documents_name_are_there() -> None:
