@@ -18,7 +18,10 @@ USUAL = 0x7F12_3456_7000  # the address of a library
 def verdict(program: bytes, arch: int, number: int, *args: int, at_: int = USUAL) -> int:
     """What the kernel would do with the call (Linux, Documentation/networking/filter.rst)."""
     words = [*args, 0, 0, 0, 0, 0, 0][:6]
-    data = struct.pack("<iIQ6Q", number, arch, at_, *words)
+    return _verdict(program, struct.pack("<iIQ6Q", number, arch, at_, *words))
+
+
+def _verdict(program: bytes, data: bytes) -> int:
     code = list(struct.iter_unpack("<HBBI", program))
     at = accumulator = 0
     for _ in range(len(code)):
@@ -57,6 +60,16 @@ def test_every_listed_call_of_every_abi_is_notified(machine: str) -> None:
             place = marked if name in seccomp.MARKED else USUAL
             found = verdict(program, arch, number, *args, at_=place)
             assert found == ANSWERED.get(name, NOTIFY), (hex(arch), name)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_calls_that_nobody_is_asked_about_are_allowed_by_their_number(machine: str) -> None:
+    """So the kernel remembers the answer (seccomp_is_const_allow) and runs no BPF for them."""
+    program = seccomp.program(machine=machine)
+    for arch, table in seccomp.abis(machine):
+        for number in set(range(512)) - set(table.values()):
+            seen = struct.pack("<iI", number, arch)  # a look at more would be an error
+            assert _verdict(program, seen) == ALLOW, (hex(arch), number)
 
 
 # Where a program's first stack page, its libraries and the program itself lie, with as much
