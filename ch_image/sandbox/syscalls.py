@@ -209,9 +209,12 @@ def syncfs(fd: int) -> None:
 
 
 def begin_writing(fd: int) -> None:
-    """sync_file_range(2): have the file's data on its way to the disk; waits for nothing of it."""
-    if _libc.sync_file_range(ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), 2) < 0:
-        raise fail()
+    """sync_file_range(2): have the file's data on its way to the disk; waits for nothing of it.
+
+    It is a hint, which some kernels and policies refuse: what fails to be written, a later sync
+    tells.
+    """
+    _libc.sync_file_range(ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), 2)
 
 
 def exchange(one: str, other: str) -> None:

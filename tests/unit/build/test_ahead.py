@@ -123,15 +123,19 @@ def test_a_fork_that_is_killed_is_done_without(large: Path, tmp_path: Path) -> N
     world.in_namespace(work)
 
 
+def alone_and_guessing(root: Path, index: Path) -> tuple[Context, Context]:
+    """One that reads by itself, and one whose fork expects that all is read as before."""
+    digest_of(root, index)
+    context = Context(str(root), None, str(index))
+    context.look_ahead([""], early=True)
+    return Context(str(root), None, ""), context
+
+
 def test_a_guess_that_was_too_large_is_given_up(large: Path, tmp_path: Path) -> None:
     """Of a context that was read as a whole before, only one directory is wanted now."""
 
     def work() -> None:
-        index = tmp_path / "index"
-        digest_of(large, index)
-        alone = Context(str(large), None, "")
-        context = Context(str(large), None, str(index))
-        context.look_ahead([""], early=True)
+        alone, context = alone_and_guessing(large, tmp_path / "index")
         guessed = context._ahead
         assert guessed is not None
         assert guessed.get("d59/in") is not None
@@ -145,11 +149,7 @@ def test_a_guess_that_was_too_large_is_given_up(large: Path, tmp_path: Path) -> 
 
 def test_rows_of_the_fork_are_rows(large: Path, tmp_path: Path) -> None:
     def work() -> None:
-        index = tmp_path / "index"
-        digest_of(large, index)
-        alone = Context(str(large), None, "")
-        context = Context(str(large), None, str(index))
-        context.look_ahead([""], early=True)
+        alone, context = alone_and_guessing(large, tmp_path / "index")
         for path in ("", "d01", "d01/in", "d50/in", "d59/in"):
             rows = context.listing(path)
             assert len(rows) == len(alone.listing(path))
