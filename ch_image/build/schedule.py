@@ -103,6 +103,8 @@ def run(agenda: Agenda[T], jobs: int, cancel: Cancel) -> None:
         cancel.raise_()
         pool.drain()
         raise
+    finally:
+        pool.close()
 
 
 class _Pool(Generic[T]):
@@ -115,6 +117,9 @@ class _Pool(Generic[T]):
         self._joined: dict[str, list[int]] = {}
         self._keys: dict[int, str] = {}
         self._running = 0
+        # Threads stay for the next step: starting one takes longer than handing it something.
+        self._orders: SimpleQueue[tuple[int, Work[T]] | None] = SimpleQueue()
+        self._threads = 0
 
     @property
     def busy(self) -> bool:
@@ -162,14 +167,25 @@ class _Pool(Generic[T]):
                 return
             self._running -= 1
 
+    def close(self) -> None:
+        """Let the threads go, each when it has done what it is at."""
+        for _ in range(self._threads):
+            self._orders.put(None)
+
     def _start(self) -> None:
         while self._waiting and self._running < self._jobs:
             step, work = self._waiting.pop(0)
             self._running += 1
-            threading.Thread(target=self._run, args=(step, work), daemon=True).start()
+            self._orders.put((step, work))
+            if self._running > self._threads:
+                self._threads += 1
+                threading.Thread(target=self._run, daemon=True).start()
 
-    def _run(self, step: int, work: Work[T]) -> None:
-        try:
-            self._finished.put((step, work.run(), None))
-        except BaseException as error:
-            self._finished.put((step, None, error))
+    def _run(self) -> None:
+        while order := self._orders.get():
+            step, work = order
+            try:
+                self._finished.put((step, work.run(), None))
+            except BaseException as error:
+                self._finished.put((step, None, error))
+            del order, work  # what they hold is not kept until the next one comes

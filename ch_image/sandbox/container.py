@@ -7,16 +7,26 @@ import os
 from ch_image.sandbox.mounts import Bind, Dev, File, Operation, Proc
 
 HOSTNAME = "ch-image"
+_LONGEST = 1 << 20  # bytes of a host's file that are read
 
 
-def read_text(path: str, limit: int = 1 << 20) -> str:
+_Signature = tuple[int, int, int, int, int]
+_READ: dict[str, tuple[_Signature, str]] = {}  # the same for each RUN, unless somebody changes it
+
+
+def read_text(path: str) -> str:
     """A small host file as text (surrogates for what is not UTF-8), empty when unreadable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        return os.fsdecode(os.read(fd, limit))
+        st = os.fstat(fd)
+        seen = st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
+        known = _READ.get(path)
+        if known is None or known[0] != seen:
+            known = _READ[path] = seen, os.fsdecode(os.read(fd, _LONGEST))
+        return known[1]
     finally:
         os.close(fd)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
 HEAD = struct.Struct("<I")
 
 
@@ -24,3 +28,49 @@ def unpack(body: bytes) -> list[str]:
         out.append(os.fsdecode(body[at : at + length]))
         at += length
     return out
+
+
+class Frame:
+    """What was received: a frame, as it came, with descriptors."""
+
+    __slots__ = ("fds", "frame")
+
+    def __init__(self, frame: bytes, fds: tuple[int, ...]) -> None:
+        self.frame, self.fds = frame, fds
+
+    def words(self) -> list[str]:
+        """The words in it."""
+        return unpack(self.frame[HEAD.size :])
+
+
+def receive(socket: _socket.socket, count: int, *, bare: bool = False) -> Frame | None:
+    """The next frame with ``count`` descriptors, which no program will inherit; None at the end.
+
+    ``bare``: it is a single byte.
+    """
+    import _socket
+
+    layout = struct.Struct(f"{count}i")
+    size = 1 if bare else HEAD.size
+    data, ancillary, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(layout.size))
+    if not data:
+        return None
+    fds: tuple[int, ...] = ()
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds = layout.unpack(content[: layout.size])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    while len(data) < size:
+        data += socket.recv(size - len(data))
+    if bare:
+        return Frame(data, fds)
+    (left,) = HEAD.unpack(data)
+    parts = [data]
+    while left:
+        part = socket.recv(min(left, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        left -= len(part)
+    return Frame(b"".join(parts), fds)

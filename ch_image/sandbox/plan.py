@@ -55,10 +55,7 @@ class Plan:
 
     def flags(self) -> int:
         """The clone(2) flags of the plan's namespaces, the mount namespace among them."""
-        flags = kernel.CLONE_NEWNS
-        for name in self.namespaces:
-            flags |= NAMESPACES[name]
-        return flags
+        return flags_of(self.namespaces)
 
     def words(self, *, env: bool = True) -> list[str]:
         """The plan as command-line words; without ``env`` the variables are left out."""
@@ -79,6 +76,19 @@ class Plan:
         for name, value in self.env.items() if env else ():
             out += ["--setenv", name, value]
         return [*out, "--chdir", self.cwd, "--", *self.argv]
+
+
+def flags_of(namespaces: list[str]) -> int:
+    """The clone(2) flags of these namespaces and a mount namespace."""
+    flags = kernel.CLONE_NEWNS
+    for name in namespaces:
+        flags |= NAMESPACES[name]
+    return flags
+
+
+def flags_asked(words: list[str]) -> int:
+    """The flags of a plan from its words, of which they are the first that differ."""
+    return flags_of([name for name in words[3].split(",") if name])
 
 
 def parse(words: list[str]) -> Plan:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal itself costs an import of enum
 import _socket
 import os
-import struct
+import select
 
 from ch_image.sandbox import syscalls as kernel
-from ch_image.sandbox.frames import HEAD, unpack
-from ch_image.sandbox.plan import parse
+from ch_image.sandbox.frames import Frame, receive
+from ch_image.sandbox.plan import Plan, flags_asked, parse
+from ch_image.sandbox.spare import Spare
 from ch_image.sandbox.start import get_ready, spawn
-
-_FDS = struct.Struct("4i")
 
 
 def serve(number: int) -> None:
@@ -31,21 +30,73 @@ def serve(number: int) -> None:
     os.setsid()  # a Ctrl-C is for the build, which then closes the socket
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # containers report by their pipes
     get_ready()
-    while True:
-        request = _receive(socket)
-        if request is None:
-            return
-        words, fds = request
+    _Server(socket).run()
+
+
+class _Server:
+    """Starts what it is asked for, and has the processes of one container ready beforehand."""
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self._socket = socket
+        self._ready = _spare(Plan("/", []).flags())
+        self._begins: Spare | None = (
+            None  # it has become a container whose command does not run yet
+        )
+        self._flags = 0  # of the last container
+
+    def run(self) -> None:
+        """Until the socket closes."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            begins = self._begins
+            if begins:
+                poll.register(begins, select.POLLIN)
+            events = dict(poll.poll())
+            if begins:
+                poll.unregister(begins)
+                if begins.fileno() in events:
+                    # One processor is enough for a command's first steps: time for the next one.
+                    begins.close()
+                    self._begins = None
+                    self._ready = self._ready or _spare(self._flags)
+            if self._socket.fileno() in events and not self._serve():
+                return
+
+    def _serve(self) -> bool:
+        asked = receive(self._socket, 4)
+        if asked is None:
+            return False
         try:
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-            spawn(parse(words), fds)
+            self._start(asked)
         except OSError as error:
             text = f"error\0a container cannot be started: {error.strerror}"
-            os.write(fds[3], text.encode())
+            os.write(asked.fds[3], text.encode())
         finally:
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-            for fd in set(fds):
+            for fd in set(asked.fds):
                 os.close(fd)
+        return True
+
+    def _start(self, asked: Frame) -> None:
+        words = asked.words()
+        self._flags = flags_asked(words)
+        ready, self._ready = self._ready, None
+        if ready and ready.become(asked, self._flags):
+            if self._begins:
+                self._begins.close()
+            self._begins = ready
+            return
+        if ready:
+            ready.close()
+        stdin, stdout, stderr, result = asked.fds
+        spawn(parse(words), (stdin, stdout, stderr, result))
+
+
+def _spare(flags: int) -> Spare | None:
+    try:
+        return Spare(flags)
+    except OSError:
+        return None
 
 
 _NAME = b"ch-image-runner\0"
@@ -55,26 +106,3 @@ def _name_address() -> int:
     import ctypes
 
     return ctypes.cast(ctypes.c_char_p(_NAME), ctypes.c_void_p).value or 0
-
-
-def _receive(socket: _socket.socket) -> tuple[list[str], tuple[int, int, int, int]] | None:
-    head, ancillary, _, _ = socket.recvmsg(HEAD.size, _socket.CMSG_SPACE(_FDS.size))
-    if not head:
-        return None
-    fds = (-1, -1, -1, -1)
-    for level, kind, content in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            fds = _FDS.unpack(content[: _FDS.size])
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    while len(head) < HEAD.size:
-        head += socket.recv(HEAD.size - len(head))
-    (left,) = HEAD.unpack(head)
-    parts = []
-    while left:
-        part = socket.recv(min(left, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        left -= len(part)
-    return unpack(b"".join(parts)), fds

@@ -21,8 +21,9 @@ from ch_image.sandbox import procfs, seccomp
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.identity import ids_of
+from ch_image.sandbox.mounts import Root
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.supervisor import Supervisor, hasten
+from ch_image.sandbox.supervisor import Supervisor, answers, hasten
 
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
 _TIOCSCTTY = 0x540E  # ioctl_tty(2); the same on all architectures but MIPS, Alpha, SPARC, PowerPC
@@ -36,7 +37,7 @@ def get_ready() -> None:
     """Make what every container needs, so that each gets it with its fork."""
     if seccomp.marks_processes():
         _PROGRAMS[:] = [_program()]
-        seccomp.names()
+        answers()
     gc.freeze()  # a collection in a child would write to, and so copy, all that it shares with us
 
 
@@ -61,39 +62,68 @@ def spawn(plan: Plan, fds: tuple[int, int, int, int]) -> int:
 
 def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     result = fds[3]
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
+    begin_first_process()
     try:
         _close_what_is_not_ours(fds)
         root = furnish(plan)
     except OSError as error:
-        about = f": {error.filename}" if error.filename else ""
-        _tell(result, ["error", f"{error.strerror}{about}"])
-        return 1
-    made = [word for path, mtime in root.made for word in (path, str(mtime))]
-    os.close(root.fd)
-    wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    _signal.set_wakeup_fd(waker)
-    _signal.signal(_SIGCHLD, lambda *_: None)
+        return tell_fault(result, error)
+    return lead(plan, fds, root, *fork_command(plan, fds[:3]))
+
+
+def fork_command(plan: Plan, fds: tuple[int, int, int]) -> tuple[int, _socket.socket]:
+    """Start the command with these descriptors: its PID, and where it will say how that went."""
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     child = os.fork()
     if child == 0:
         ours.close()
-        _command(plan, fds, theirs)
+        command(plan, fds, theirs)
     theirs.close()
+    return child, ours
+
+
+def begin_first_process() -> None:
+    """In process 1, just forked: end with the server, and hear of children, which it does not."""
+    _signal.signal(_SIGCHLD, _signal.SIG_DFL)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def lead(
+    plan: Plan,
+    fds: tuple[int, int, int, int],
+    root: Root,
+    child: int,
+    ours: _socket.socket,
+    begun: _socket.socket | None = None,
+) -> int:
+    """In process 1: serve the command, which ``child`` becomes, to its end, and tell about it.
+
+    ``ours`` is the other end of the socket that ``child`` has; ``begun`` is closed when the
+    command begins.
+    """
+    result = fds[3]
+    wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    _signal.set_wakeup_fd(waker)
+    _signal.signal(_SIGCHLD, lambda *_: None)
+    os.write(waker, b"-")  # it may have ended already
+    made = [word for path, mtime in root.made for word in (path, str(mtime))]
+    os.close(root.fd)
     for fd in set(fds[:3]):
         os.close(fd)
     supervisor = _supervisor(plan) if plan.emulate else None  # while the child gets ready
     listener, problem = _listener(ours)
     ours.close()
+    if begun:
+        begun.close()
     if listener < 0:
         supervisor = None
     if problem:
         os.waitpid(child, 0)
-        _tell(result, [*problem, "made", *made])
+        tell(result, [*problem, "made", *made])
         return 1
     status = _watch(child, supervisor, listener, wake, result)
     _end_all_others()
-    _tell(result, _report(status, supervisor, made))
+    tell(result, _report(status, supervisor, made))
     os.close(result)  # nobody has to wait until our memory is freed
     return 0
 
@@ -103,7 +133,7 @@ def _close_what_is_not_ours(fds: tuple[int, int, int, int]) -> None:
 
     Least of all the server's socket, a terminal, or a directory outside.
     """
-    kernel.keep_only(fds)
+    kernel.close_all_but(*set(fds))
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for number in (0, 1):
         if number not in fds:
@@ -125,13 +155,21 @@ def _report(status: int, supervisor: Supervisor | None, made: list[str]) -> list
     return words
 
 
-def _tell(result: int, words: list[str]) -> None:
+def tell(result: int, words: list[str]) -> None:
+    """Write a report to the pipe ``result``."""
     data = b"\0".join(os.fsencode(word) for word in words)
     while data:
         try:
             data = data[os.write(result, data) :]
         except OSError:  # nobody listens any more
             return
+
+
+def tell_fault(result: int, error: OSError) -> int:
+    """Report that the container cannot be set up; the exit code of process 1."""
+    about = f": {error.filename}" if error.filename else ""
+    tell(result, ["error", f"{error.strerror}{about}"])
+    return 1
 
 
 def _supervisor(plan: Plan) -> Supervisor:
@@ -209,14 +247,17 @@ def _end_all_others() -> None:
         pass
 
 
-def _command(plan: Plan, fds: tuple[int, int, int, int], socket: _socket.socket) -> None:
-    """In the first process: become the command. Never returns."""
+def command(plan: Plan, fds: tuple[int, int, int], socket: _socket.socket) -> None:
+    """In the first process: become the command, with these descriptors. Never returns.
+
+    What hinders it is said to ``socket``, and else the listener of its calls.
+    """
     try:
         _signal.set_wakeup_fd(-1)
         for number in (_SIGCHLD, _SIGPIPE, _SIGXFSZ):
             _signal.signal(number, _signal.SIG_DFL)
         os.setsid()
-        for number, fd in enumerate(fds[:3]):
+        for number, fd in enumerate(fds):
             os.dup2(fd, number)
         if plan.terminal:
             fcntl.ioctl(0, _TIOCSCTTY, 0)

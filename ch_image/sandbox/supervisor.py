@@ -28,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Answer = Callable[["Supervisor", Call], Reply]
+
 _RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP = 1
 _AT_ONCE = 64  # calls that are answered before other events are looked at
@@ -68,10 +70,7 @@ class Supervisor:
         self._request = bytearray(_NOTIFICATION.size)
         self._mounting = Mounting(furnished)
         self._readers = Readers()
-        answers = self._table()
-        self._answers = {
-            key: (name, answers[name.removesuffix("16")]) for key, name in names().items()
-        }
+        self._answers = answers()
         self._first = _who(first)
         self._poll, self._polled = select.poll(), -1
 
@@ -118,7 +117,7 @@ class Supervisor:
             name, answer = self._answers[key]
             call = Call(listener, id_, pid, name, notification[6:], self._mounting.plain)
             try:
-                value, flags = answer(call)
+                value, flags = answer(self, call)
             except OSError as error:
                 value = -(error.errno or errno.EIO)
         if flags >= 0:
@@ -129,24 +128,6 @@ class Supervisor:
             except OSError:  # ENOENT: it was killed while we worked
                 pass
         return True
-
-    def _table(self) -> dict[str, Callable[[Call], Reply]]:
-        """Who answers which call, without the "16" of calls with 16-bit IDs."""
-        table: dict[str, Callable[[Call], Reply]]
-        table = dict.fromkeys((*MARKED, "statx"), self._stat)
-        table |= dict.fromkeys(CREATING, self._create)
-        table |= dict.fromkeys(("chown", "lchown", "fchown", "fchownat"), self._chown)
-        table |= dict.fromkeys(("execve", "execveat"), self._exec)
-        table |= dict.fromkeys(("link", "linkat"), lambda call: link(call, self.ledger))
-        table |= dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), attributes.change)
-        table |= dict.fromkeys(Mounting.CALLS, self._mounting.answer)
-        table |= dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), attributes.names)
-        table |= {"bind": bind, "setrlimit": self._limit, "prlimit64": self._limit}
-        table |= {"getsockopt": self._peer, "io_uring_setup": self._ring, "prctl": self._keep}
-        for name in names().values():
-            plain = name.removesuffix("16")
-            table.setdefault(plain, self._get if plain.startswith("get") else self._set)
-        return table
 
     def _create(self, call: Call) -> Reply:
         return create(call, self.identities.of(call.pid), self.ledger)
@@ -376,3 +357,41 @@ def _who(ids: Ids) -> dict[tuple[int, int], int]:
     says |= {"getgid": ids.gids[0], "getegid": ids.gids[1]}
     plain = {key: name.removesuffix("16") for key, name in names().items()}
     return {key: says[name] for key, name in plain.items() if name in says}
+
+
+_ANSWERS: dict[tuple[int, int], tuple[str, Answer]] = {}
+
+
+def answers() -> dict[tuple[int, int], tuple[str, Answer]]:
+    """Who answers which call, by (audit architecture, number), with its name.
+
+    Made once: a container server hands it on by fork.
+    """
+    if not _ANSWERS:
+        table = _table()
+        for key, name in names().items():
+            _ANSWERS[key] = name, table[name.removesuffix("16")]
+    return _ANSWERS
+
+
+def _table() -> dict[str, Answer]:
+    """The same by the call's name, without the "16" of calls with 16-bit IDs."""
+    one = Supervisor
+    table: dict[str, Answer] = dict.fromkeys((*MARKED, "statx"), one._stat)
+    table |= dict.fromkeys(CREATING, one._create)
+    table |= dict.fromkeys(("chown", "lchown", "fchown", "fchownat"), one._chown)
+    table |= dict.fromkeys(("execve", "execveat"), one._exec)
+    table |= dict.fromkeys(("link", "linkat"), lambda self, call: link(call, self.ledger))
+    table |= dict.fromkeys(
+        ("setxattr", "lsetxattr", "fsetxattr"), lambda _, call: attributes.change(call)
+    )
+    table |= dict.fromkeys(Mounting.CALLS, lambda self, call: self._mounting.answer(call))
+    table |= dict.fromkeys(
+        ("listxattr", "llistxattr", "flistxattr"), lambda _, call: attributes.names(call)
+    )
+    table |= {"bind": lambda _, call: bind(call), "setrlimit": one._limit, "prlimit64": one._limit}
+    table |= {"getsockopt": one._peer, "io_uring_setup": one._ring, "prctl": one._keep}
+    for name in names().values():
+        plain = name.removesuffix("16")
+        table.setdefault(plain, one._get if plain.startswith("get") else one._set)
+    return table

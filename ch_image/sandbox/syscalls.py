@@ -208,6 +208,16 @@ def syncfs(fd: int) -> None:
         raise fail()
 
 
+_POPULATE_WRITE = 23  # asm-generic/mman-common.h
+
+
+def populate(start: int, size: int) -> None:
+    """madvise(2), MADV_POPULATE_WRITE: as if every page had been written to."""
+    place, length = ctypes.c_void_p(start), ctypes.c_size_t(size)
+    if _libc.madvise(place, length, ctypes.c_int(_POPULATE_WRITE)) < 0:
+        raise fail()
+
+
 def begin_writing(fd: int) -> None:
     """sync_file_range(2): have the file's data on its way to the disk; waits for nothing of it.
 
@@ -286,16 +296,6 @@ def bind(fd: int, address: bytes) -> None:
     """bind(2) to a ``struct sockaddr`` as it is in memory."""
     if _libc.bind(ctypes.c_int(fd), address, ctypes.c_uint(len(address))) < 0:
         raise fail()
-
-
-def keep_only(fds: tuple[int, ...]) -> None:
-    """Close every descriptor from 3 on but these."""
-    last = 2
-    for fd in sorted({fd for fd in fds if fd > 2}):
-        if fd > last + 1:
-            close_range(last + 1, fd - 1)
-        last = fd
-    close_range(last + 1)
 
 
 _pair = bytearray(16)
