@@ -62,7 +62,7 @@ def lend(image: Image, place: Place) -> Iterator[Content]:
     """An image of the layer store with what it gets when it leaves: see ``outfit``."""
     snapshotter = place.snapshotter()
     owners = merged_owners(place.storage.layers, image.layers)
-    draft = snapshotter.prepare(image.layers)
+    draft = snapshotter.prepare(image.layers, for_names=True)
     try:
         for problem in outfit(draft.root, image.config):
             place.report(Warned(problem))
@@ -87,7 +87,7 @@ def flattened(image: Image, place: Place) -> Image:
     from ch_image.formats.directory import make_plain
 
     storage, snapshotter = place.storage, place.snapshotter()
-    draft = snapshotter.prepare(image.layers)
+    draft = snapshotter.prepare(image.layers, for_names=True)
     try:
         staged = _copied(Content(image.config, draft.root, {}), place._replace(xattrs=True), XATTR)
     finally:

@@ -80,7 +80,7 @@ def test_the_first_failure_stops_the_others_and_is_the_one_reported(
     context = two_stages(
         tmp_path / "c",
         base_image,
-        f": {mark}; echo busy; sleep 600",
+        f"echo busy; sleep 600; : {mark}",
         "sleep 0.5; echo the reason; exit 3",
     )
     began = time.monotonic()
@@ -102,7 +102,9 @@ def test_ctrl_c_on_a_terminal_ends_all_stages_and_leaves_nothing(
 ) -> None:
     """As a terminal does it: every process of the foreground group gets the signal."""
     mark = f"mark{uuid.uuid4().hex}"
-    context = two_stages(tmp_path / "c", base_image, f": {mark}; sleep 600", f": {mark}; sleep 600")
+    # Equal ones would be joined; a shell becomes the last program it is to start.
+    runs = f"sleep 600; : {mark} one", f"sleep 600; : {mark} two"
+    context = two_stages(tmp_path / "c", base_image, *runs)
     parent, child = pty.openpty()
     build = subprocess.Popen(
         [
@@ -119,7 +121,8 @@ def test_ctrl_c_on_a_terminal_ends_all_stages_and_leaves_nothing(
     os.close(child)
     try:
         end = time.monotonic() + 20
-        while len(processes(f"sh -c.*{mark}")) < 2 and time.monotonic() < end:
+        while len(processes(f"sh -c.*{mark}")) < 2:
+            assert time.monotonic() < end, "two stages run at once"
             time.sleep(0.05)
         time.sleep(0.5)  # the display stands
         for _ in range(times):

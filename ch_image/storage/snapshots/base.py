@@ -46,8 +46,12 @@ class Snapshotter(Protocol):
 
     name: str
 
-    def prepare(self, chain: Chain) -> Draft:
-        """A writable tree that holds what ``chain`` (bottom first) gives; () is empty."""
+    def prepare(self, chain: Chain, *, for_names: bool = False) -> Draft:
+        """A writable tree that holds what ``chain`` (bottom first) gives; () is empty.
+
+        ``for_names``: entries will be added, replaced or removed, but nobody will write into a
+        file that is there or change its attributes, nor commit the draft.
+        """
 
     def commit(self, draft: Draft, owners: Mapping[str, tuple[int, int]]) -> LayerId:
         """Freeze what changed in ``draft`` as a layer; afterwards its root is gone, or empty.

@@ -2,19 +2,21 @@
 
 The first draft of a chain costs a copy of all layers. After a commit the tree is kept for the
 next step, which then costs a walk of it and a copy of what changed. Layers are the same as those
-that overlayfs makes.
+that overlayfs makes. Where no file is written into, a tree is made of hard links to the files of
+the layers, which costs what its names cost, whatever its size.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from ch_image.fs import whiteouts
-from ch_image.fs.copy import copy_directory_attributes, ordinary_xattr
+from ch_image.fs.copy import copy_directory_attributes, copy_node, ordinary_xattr
 from ch_image.fs.directories import Directories
 from ch_image.fs.remove import remove_at
 from ch_image.storage.faults import faults
@@ -32,6 +34,9 @@ from ch_image.storage.snapshots.mountapi import bind_read_only, unmount
 from ch_image.typed import NamedTuple
 
 _KEPT = 4  # trees of other stages that wait for their next step
+# What file systems and kernels say that make no (further) link of a file; it is copied then.
+_NO_LINK = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+_Take = Callable[[Directories, Directories, bytes], None]  # source, target, path of no directory
 
 
 class _Tree(NamedTuple):
@@ -49,10 +54,15 @@ class CopySnapshotter:
         self._scratch = scratch
         self._mutex = threading.Lock()
         self._kept: dict[Chain, _Tree] = {}  # oldest first
-        self._drafts: dict[str, Index] = {}  # root -> what it was at the start
+        self._drafts: dict[str, Index | None] = {}  # root -> what it was at the start
 
-    def prepare(self, chain: Chain) -> Draft:
+    def prepare(self, chain: Chain, *, for_names: bool = False) -> Draft:
         """A copy of what ``chain`` gives: the tree of the last commit, or a new one."""
+        if for_names:
+            root = self._linked(chain)
+            with self._mutex:
+                self._drafts[root] = None
+            return Draft(root, chain, "")
         tree = self._obtain(chain)
         try:
             with faults("prepare a tree"):
@@ -68,6 +78,8 @@ class CopySnapshotter:
         """Copy what changed into a layer; the tree waits for the next step under another name."""
         with self._mutex:
             before = self._drafts[draft.root]
+        if before is None:
+            raise AssertionError("a draft for names only is never committed")
         staged = self._layers.stage()
         try:
             with faults("commit a layer"):
@@ -91,30 +103,49 @@ class CopySnapshotter:
     def discard(self, draft: Draft) -> None:
         """Remove the tree."""
         with self._mutex:
-            known = self._drafts.pop(draft.root, None)
-        if known is not None:
+            known = draft.root in self._drafts
+            self._drafts.pop(draft.root, None)
+        if known:
             remove(draft.root)
 
     @contextmanager
     def view(self, chain: Chain) -> Iterator[str]:
         """A tree mounted for reading; where no mount can be had, a tree that is thrown away."""
-        tree = self._obtain(chain)
-        unharmed = False
+        with self._mutex:
+            tree = self._kept.pop(chain, None)
+        root = tree.root if tree else self._linked(chain)
         try:
             with self._scratch.lend() as stage:
-                mounted = _mounted(tree.root, stage)
+                mounted = _mounted(root, stage)
+                if not mounted and not tree:  # the reader could write into the files of the layers
+                    remove(root)
+                    root = self._obtain(chain).root
                 try:
-                    yield f"{stage}/r" if mounted else tree.root
+                    yield f"{stage}/r" if mounted else root
                 finally:
                     if mounted:
                         with faults("unmount a tree"):
                             unmount(f"{stage}/r")
-                        unharmed = True
+                        if tree:
+                            self._keep(chain, tree)
+                            root = ""
         finally:
-            if unharmed:
-                self._keep(chain, tree)
-            else:
-                remove(tree.root)
+            if root:
+                remove(root)
+
+    def _linked(self, chain: Chain) -> str:
+        """A tree of the files of the layers themselves: they must not be written into."""
+        root = self._scratch.name()
+        try:
+            with faults("prepare a tree"):
+                make_dir(root, 0o755)
+                for layer in chain:
+                    self._layers.get(layer)  # is it there?
+                    _apply(self._layers.tree(layer), root, _link)
+        except BaseException:
+            remove(root)
+            raise
+        return root
 
     def _obtain(self, chain: Chain) -> _Tree:
         """A tree that holds ``chain`` and is now the caller's."""
@@ -130,7 +161,7 @@ class CopySnapshotter:
                     make_dir(root, 0o755)
                 for layer in chain[length:]:
                     self._layers.get(layer)  # is it there?
-                    _apply(self._layers.tree(layer), root)
+                    _apply(self._layers.tree(layer), root, _copier())
                 return _Tree(root, walk(root))
         except BaseException:
             remove(root)
@@ -155,9 +186,32 @@ def _mounted(root: str, stage: str) -> bool:
     return True
 
 
-def _apply(layer: str, root: str) -> None:
-    """Change the tree at ``root`` as the layer says. Raises OSError."""
+def _copier() -> _Take:
     links: dict[int, bytes] = {}
+
+    def take(source: Directories, target: Directories, path: bytes) -> None:
+        copy_linked(source, target, path, links)
+
+    return take
+
+
+def _link(source: Directories, target: Directories, path: bytes) -> None:
+    """The same node in the target; a copy if that cannot be, or has what only overlayfs reads."""
+    parent, _, name = path.rpartition(b"/")
+    there, here = source.get(parent), target.get(parent)
+    try:
+        found = os.listxattr(b"/proc/self/fd/%d/%b" % (there, name), follow_symlinks=False)
+        if all(map(ordinary_xattr, found)):
+            os.link(name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+            return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    copy_node(there, name, here, name)
+
+
+def _apply(layer: str, root: str, take: _Take) -> None:
+    """Change the tree at ``root`` as the layer says. Raises OSError."""
     with Directories(layer) as source, Directories(root) as target:
         todo, finished = [b""], []
         while todo:
@@ -172,7 +226,7 @@ def _apply(layer: str, root: str) -> None:
                     todo.append(full)
                 else:
                     _drop(target, full)
-                    copy_linked(source, target, full, links)
+                    take(source, target, full)
         for path in reversed(finished):
             _same_attributes(source.get(path), target.get(path))
 

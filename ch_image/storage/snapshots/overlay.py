@@ -35,8 +35,8 @@ class OverlaySnapshotter:
         self._open: set[str] = set()  # stages of drafts that were neither committed nor discarded
         self._places: list[str] = []  # directories to mount on that are free again
 
-    def prepare(self, chain: Chain) -> Draft:
-        """A writable overlay of ``chain``."""
+    def prepare(self, chain: Chain, *, for_names: bool = False) -> Draft:
+        """A writable overlay of ``chain``, which is all the same to it."""
         lowers = self._lowers(chain)
         stage = self._layers.stage()
         try:

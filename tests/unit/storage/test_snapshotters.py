@@ -5,9 +5,11 @@ A reference is kept beside: a plain directory to which the same changes are made
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,74 @@ def test_a_view_cannot_be_written_through(on: Any) -> None:
             assert os.listdir(root) == []
 
     on(work)
+
+
+def test_names_may_come_and_go_and_the_layers_stay(on: Any) -> None:
+    def work(store: Storage, snapshotter: Snapshotter) -> None:
+        chain = apply(snapshotter, (), base)
+        layer = Path(store.layers.tree(chain[0]))
+        before = look(layer)
+        draft = snapshotter.prepare(chain, for_names=True)
+        root = Path(draft.root)
+        assert _timeless(look(root)) == _timeless(before)
+        shutil.rmtree(root / "etc")
+        (root / "keep").unlink()
+        (root / "keep").write_text("another")
+        (root / "link").unlink()
+        (root / "usr/bin").chmod(0o700)
+        os.utime(root / "usr", (5, 5))
+        assert look(layer) == before
+        snapshotter.discard(draft)
+        assert look(layer) == before
+        assert not os.path.exists(f"{root}/usr")
+
+    on(work)
+
+
+def test_what_only_reads_copies_no_file(tmp_path: Path, in_userns: InUserns) -> None:
+    """But what a layer holds for overlayfs alone is not shown."""
+
+    def work() -> None:
+        with open_storage(str(tmp_path / "s")) as store, store.lock():
+            chain = apply(store.snapshotter("copy"), (), base)
+            layer = Path(store.layers.tree(chain[0]))
+            os.setxattr(layer / "etc/passwd", "user.overlay.origin", b"")
+            snapshotter = store.snapshotter("copy")  # one that has no tree yet
+            draft = snapshotter.prepare(chain, for_names=True)
+            with snapshotter.view(chain) as seen:
+                for root in (Path(draft.root), Path(seen)):
+                    assert (root / "usr/bin/su").samefile(layer / "usr/bin/su")
+                    assert (root / "link").lstat().st_ino == (layer / "link").lstat().st_ino
+                    assert not (root / "etc/passwd").samefile(layer / "etc/passwd")
+                    assert os.listxattr(root / "etc/passwd") == []
+                    assert (root / "etc/passwd").read_text() == "etc/passwd"
+            snapshotter.discard(draft)
+        assert os.listdir(store.tmp) == ["lock"]
+        remove_tree(str(tmp_path))
+
+    in_userns(work)
+
+
+def _drop_capabilities() -> None:
+    """capset(2) to none: from here on this process mounts nothing."""
+    header = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    assert ctypes.CDLL(None).capset(header, bytes(24)) == 0
+
+
+def test_where_nothing_can_be_mounted_readers_get_files_of_their_own(
+    tmp_path: Path, in_userns: InUserns
+) -> None:
+    def work() -> None:
+        with open_storage(str(tmp_path / "s")) as store, store.lock():
+            chain = apply(store.snapshotter("copy"), (), lambda r: (r / "keep").write_text("keep"))
+            _drop_capabilities()
+            with store.snapshotter("copy").view(chain) as root:
+                Path(root, "keep").write_text("harm")
+            assert Path(store.layers.tree(chain[0]), "keep").read_text() == "keep"
+        assert os.listdir(store.tmp) == ["lock"]
+        remove_tree(str(tmp_path))
+
+    in_userns(work)
 
 
 def test_a_missing_layer_is_an_error_that_names_it_and_leaves_nothing(on: Any) -> None:
