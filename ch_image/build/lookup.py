@@ -7,6 +7,7 @@ make no sense are passed over, as the C library does. Nothing of the host is ask
 from __future__ import annotations
 
 import errno
+from functools import lru_cache
 
 from ch_image.errors import BuildError, printable
 from ch_image.fs.owners import MAX_ID
@@ -44,26 +45,37 @@ class Identity(NamedTuple):
     name: str = ""
 
 
-def users(tree: Tree) -> list[User]:
+def users(tree: Tree) -> tuple[User, ...]:
     """The users of the image, in the order of the file."""
+    return _users(_content(tree, "etc/passwd"))
+
+
+# The files are seldom other ones in the next step.
+@lru_cache(8)
+def _users(content: bytes) -> tuple[User, ...]:
     out = []
-    for fields in _lines(tree, "etc/passwd", 4):
+    for fields in _lines(content, 4):
         uid, gid = _number(fields[2]), _number(fields[3])
         if uid is not None and gid is not None:
             home, shell = (*fields[5:7], "", "")[:2]
             out.append(User(fields[0], uid, gid, home or "/", shell))
-    return out
+    return tuple(out)
 
 
-def groups(tree: Tree) -> list[Group]:
+def groups(tree: Tree) -> tuple[Group, ...]:
     """The groups of the image, in the order of the file."""
+    return _groups(_content(tree, "etc/group"))
+
+
+@lru_cache(8)
+def _groups(content: bytes) -> tuple[Group, ...]:
     out = []
-    for fields in _lines(tree, "etc/group", 3):
+    for fields in _lines(content, 3):
         gid = _number(fields[2])
         if gid is not None:
             members = fields[3].split(",") if len(fields) > 3 and fields[3] else []
             out.append(Group(fields[0], gid, tuple(members)))
-    return out
+    return tuple(out)
 
 
 def owner(tree: Tree, text: str) -> tuple[int, int]:
@@ -164,12 +176,15 @@ def _number(text: str) -> int | None:
     return number if number <= MAX_ID else None
 
 
-def _lines(tree: Tree, path: str, least: int) -> list[list[str]]:
+def _content(tree: Tree, path: str) -> bytes:
     try:
-        data = tree.read_bytes(path, _LIMIT)
+        return tree.read_bytes(path, _LIMIT)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return []
+            return b""
         raise BuildError(f"cannot read /{path} of the image: {error.strerror}") from None
-    rows = (line.strip().split(":") for line in data.decode("utf-8", "replace").split("\n"))
+
+
+def _lines(content: bytes, least: int) -> list[list[str]]:
+    rows = (line.strip().split(":") for line in content.decode("utf-8", "replace").split("\n"))
     return [row for row in rows if len(row) >= least and row[0] and not row[0].startswith("#")]

@@ -137,10 +137,18 @@ class Tree:
     def read_bytes(self, path: str | bytes, limit: int) -> bytes:
         """The contents of a regular file; EFBIG when it has more than ``limit`` bytes."""
         fd = self.open(path, os.O_RDONLY)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            state = os.fstat(fd)
+            if not stat.S_ISREG(state.st_mode):
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            data = file.read(limit + 1)
+            data = b""
+            # As much as it seems to have, and then to the end: /proc tells no sizes.
+            while more := os.read(fd, min(max(state.st_size - len(data), 65535), limit) + 1):
+                data += more
+                if len(data) > limit:
+                    break
+        finally:
+            os.close(fd)
         if len(data) > limit:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         return data

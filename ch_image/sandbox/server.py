@@ -31,6 +31,7 @@ def serve(number: int) -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # containers report by their pipes
     get_ready()
     _Server(socket).run()
+    os._exit(0)  # somebody waits for it, and there is nothing to tidy up
 
 
 class _Server:
