@@ -199,8 +199,8 @@ class _Desk:
             if self._pidfd in events:
                 break
             if self._owner in events:
-                for fd in list(self._guests):  # they may have been about to let it live
-                    self._hear(fd, select.POLLIN)
+                for fd in list(self._guests):  # they may have said that it shall live on
+                    self._hear_out(fd)
                 if self._owner >= 0:
                     abandon()
                     self._disown()
@@ -238,15 +238,23 @@ class _Desk:
             self._waiting[fd].append(kind + data)
         self._push(fd)
 
-    def _hear(self, fd: int, event: int) -> None:
+    def _hear_out(self, fd: int) -> None:
+        """Take in all that a guest has said."""
+        while fd in self._guests and self._hear(fd, select.POLLIN):
+            pass
+
+    def _hear(self, fd: int, event: int) -> bool:
+        """Take one message of a guest; False when there was none."""
         if event & select.POLLOUT:
             self._push(fd)
         if fd not in self._guests or not event & ~select.POLLOUT:
-            return
+            return False
         try:
             message = self._guests[fd].recv(talk.ROOM + 1)
         except BlockingIOError:
-            return
+            return False
+        except ConnectionResetError:  # gone without reading all; what it said comes after that
+            return True
         except OSError:
             message = b""
         kind, data = message[:1], message[1:]
@@ -260,6 +268,7 @@ class _Desk:
             self._streams.resize(data)
         elif kind == talk.FREE:
             self._disown()
+        return True
 
     def _disown(self) -> None:
         if self._owner >= 0:
@@ -310,7 +319,10 @@ class _Desk:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno not in (errno.ENOBUFS, errno.ENOMEM):  # for these it will be tried again
+            if error.errno in (errno.ENOBUFS, errno.ENOMEM):  # it will be tried again
+                return
+            self._hear_out(fd)
+            if fd in self._guests:
                 self._part(fd)
 
     def _part(self, fd: int) -> None:

@@ -133,6 +133,22 @@ def test_leaving_and_coming_back(tool: world.Tool, bundle: Path) -> None:
     assert oci.state(tool, "one")["exitCode"] == 9
 
 
+def test_who_leaves_is_heard_out(tool: world.Tool, bundle: Path) -> None:
+    """Also by a keeper that comes to it only when whoever left is gone."""
+    screen = Screen(tool, "oci", "run", "-b", bundle, "one")
+    screen.until("# ")
+    keeper = int(Path(f"/proc/{oci.state(tool, 'one')['pid']}/stat").read_text().split()[3])
+    os.kill(keeper, signal.SIGSTOP)
+    for key in "echo":
+        screen.type(key)
+        time.sleep(0.05)  # each is a message of its own
+    screen.type("\x10\x11")
+    assert screen.end() == 0
+    os.kill(keeper, signal.SIGCONT)
+    time.sleep(0.2)
+    assert oci.containers(tool) == {"one": "running"}
+
+
 def test_create_and_start_then_attach(tool: world.Tool, bundle: Path) -> None:
     tool("oci", "create", "-b", bundle, "one").ok()
     tool("oci", "start", "one").ok()
