@@ -17,6 +17,7 @@ import peers
 MB = 1 << 20
 MANY, BIG = 20_000, 1024 * MB
 Fill = Callable[[Path], None]
+EMPTY = ("/usr/bin/python3", "-IS", "-c", "pass")  # what milliseconds are worth on this machine
 
 
 class Outcome(NamedTuple):
@@ -44,6 +45,10 @@ class Command:
         took = timed(lambda: subprocess.run(self.words, check=True, stdout=subprocess.DEVNULL))
         self.busy.append((_children() - before) * 1000)
         return took
+
+
+def _python() -> dict[str, Callable[[], float]]:
+    return {"empty Python": Command(*EMPTY)}
 
 
 def _children() -> float:
@@ -126,13 +131,16 @@ class Bench:
         for tool in self.tools:
             for n in range(10):
                 tool.build(self.context(tool, f"image{n}", f"ENV N={n}\n"), fresh=False)
-        times = self.in_turn(lambda t: timed(lambda: t.run(t.listing())), self.rounds * 3)
+        times = self.in_turn(
+            lambda t: timed(lambda: t.run(t.listing())), self.rounds * 3, **_python()
+        )
         return Outcome(times, 1, "buildah") if "buildah" in times else Outcome(times)
 
     def no_op(self, count: int, bar: float) -> Outcome:
         """All of so many instructions are in the cache."""
         self._warm(f"noop{count}", mixed(count))
-        return Outcome(self.in_turn(lambda t: self.build(t, f"noop{count}", fresh=False)), bar)
+        times = self.in_turn(lambda t: self.build(t, f"noop{count}", fresh=False), **_python())
+        return Outcome(times, bar)
 
     def no_op_copy(self, name: str, fill: Fill) -> Outcome:
         """A COPY of many bytes that have not changed, beside a look at the files' times."""
@@ -155,7 +163,8 @@ class Bench:
         """Nothing is found."""
         for tool in self.tools:
             self.context(tool, name, body)
-        return Outcome(self.in_turn(lambda t: self.build(t, name, fresh=True)), bar)
+        others = _python() if bar else {}
+        return Outcome(self.in_turn(lambda t: self.build(t, name, fresh=True), **others), bar)
 
     def cold_copy(self, name: str, fill: Fill, bar: float) -> Outcome:
         """A COPY without the steps in the cache, whose files were read before, and ``cp -a``."""
