@@ -8,8 +8,6 @@ from ch_image.sandbox.mounts import Bind, Dev, File, Operation, Proc
 
 HOSTNAME = "ch-image"
 _LONGEST = 1 << 20  # bytes of a host's file that are read
-
-
 _Signature = tuple[int, int, int, int, int]
 _READ: dict[str, tuple[_Signature, str]] = {}  # the same for each RUN, unless somebody changes it
 

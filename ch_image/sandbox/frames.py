@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import struct
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import _socket
 
 HEAD = struct.Struct("<I")
 
@@ -43,34 +40,29 @@ class Frame:
         return unpack(self.frame[HEAD.size :])
 
 
-def receive(socket: _socket.socket, count: int, *, bare: bool = False) -> Frame | None:
-    """The next frame with ``count`` descriptors, which no program will inherit; None at the end.
-
-    ``bare``: it is a single byte.
-    """
-    import _socket
-
+def receive(socket: _socket.socket, count: int) -> Frame | None:
+    """The next frame with ``count`` descriptors, which no program will inherit; None at the end."""
     layout = struct.Struct(f"{count}i")
-    size = 1 if bare else HEAD.size
-    data, ancillary, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(layout.size))
-    if not data:
-        return None
+    head, ancillary, _, _ = socket.recvmsg(HEAD.size, _socket.CMSG_SPACE(layout.size))
     fds: tuple[int, ...] = ()
     for level, kind, content in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds = layout.unpack(content[: layout.size])
     for fd in fds:
         os.set_inheritable(fd, False)
-    while len(data) < size:
-        data += socket.recv(size - len(data))
-    if bare:
-        return Frame(data, fds)
-    (left,) = HEAD.unpack(data)
-    parts = [data]
+    if not head or not (head := _filled(socket, head, HEAD.size)):
+        return None
+    frame = _filled(socket, head, HEAD.size + HEAD.unpack(head)[0])
+    return Frame(frame, fds) if frame else None
+
+
+def _filled(socket: _socket.socket, data: bytes, size: int) -> bytes:
+    """``data`` with what follows it, ``size`` bytes; none when the stream ends before."""
+    parts, left = [data], size - len(data)
     while left:
         part = socket.recv(min(left, 1 << 20))
         if not part:
-            return None
+            return b""
         parts.append(part)
         left -= len(part)
-    return Frame(b"".join(parts), fds)
+    return b"".join(parts)

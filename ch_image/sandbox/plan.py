@@ -87,7 +87,7 @@ def flags_of(namespaces: list[str]) -> int:
 
 
 def flags_asked(words: list[str]) -> int:
-    """The flags of a plan from its words, of which they are the first that differ."""
+    """The flags of a plan from its words, which begin with --root, --unshare and their values."""
     return flags_of([name for name in words[3].split(",") if name])
 
 

@@ -14,12 +14,19 @@ import os
 import struct
 
 from ch_image.sandbox import syscalls as kernel
-from ch_image.sandbox.frames import Frame, receive
+from ch_image.sandbox.frames import Frame, pack, receive
 from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.plan import parse
-from ch_image.sandbox.start import begin_first_process, command, fork_command, lead, tell_fault
+from ch_image.sandbox.start import (
+    begin_first_process,
+    command,
+    fork_command,
+    keep_only,
+    lead,
+    tell_fault,
+)
 
-_GO = b"."
+_GO = pack([])
 _PIECE = 1 << 17  # bytes
 
 
@@ -73,7 +80,7 @@ def _hand_on(socket: _socket.socket, data: bytes, fds: tuple[int, ...]) -> bool:
 
 def _first_process(socket: _socket.socket) -> int:
     begin_first_process()
-    _keep_nothing_but(socket)
+    keep_only((socket.fileno(),))
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     child = os.fork()
     if child == 0:
@@ -110,22 +117,13 @@ def _first_child(socket: _socket.socket) -> None:
     if asked is None:
         return
     plan = parse(asked.words())
-    ready = receive(socket, 1, bare=True)
+    ready = receive(socket, 1)
     if ready is None:
         return
     kernel.setns(ready.fds[0], kernel.CLONE_NEWNS)  # its root is ours, then
     os.close(ready.fds[0])
     stdin, stdout, stderr = asked.fds
     command(plan, (stdin, stdout, stderr), socket)
-
-
-def _keep_nothing_but(socket: _socket.socket) -> None:
-    """A process of the container could fetch what we hold (pidfd_getfd(2))."""
-    kernel.close_all_but(socket.fileno())
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3):
-        os.dup2(null, number)
-    os.close(null)
 
 
 def _own_all_pages() -> None:

@@ -64,7 +64,9 @@ def _first_process(plan: Plan, fds: tuple[int, int, int, int]) -> int:
     result = fds[3]
     begin_first_process()
     try:
-        _close_what_is_not_ours(fds)
+        keep_only(fds)
+        if 2 not in fds:
+            os.dup2(fds[2], 2)
         root = furnish(plan)
     except OSError as error:
         return tell_fault(result, error)
@@ -128,18 +130,17 @@ def lead(
     return 0
 
 
-def _close_what_is_not_ours(fds: tuple[int, int, int, int]) -> None:
-    """Keep nothing that a process of the container could fetch from us (pidfd_getfd(2)).
+def keep_only(fds: tuple[int, ...]) -> None:
+    """Keep nothing else that a process of the container could fetch from us (pidfd_getfd(2)).
 
-    Least of all the server's socket, a terminal, or a directory outside.
+    Least of all the server's socket, a terminal, or a directory outside. Standard descriptors that
+    are not kept become /dev/null.
     """
     kernel.close_all_but(*set(fds))
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for number in (0, 1):
+    for number in range(3):
         if number not in fds:
             os.dup2(null, number)
-    if 2 not in fds:
-        os.dup2(fds[2], 2)
     os.close(null)
 
 

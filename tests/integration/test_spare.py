@@ -166,26 +166,17 @@ def test_a_plan_that_is_larger_than_a_sockets_buffer_arrives(root: Path) -> None
     asked(work)
 
 
-def test_it_ends_with_the_server(root: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_it_ends_with_the_server(killed: bool, root: Path) -> None:
     def inside() -> bool:
         launcher = Launcher()
         null = os.open("/dev/null", os.O_RDWR)
         assert launcher.launch(plan_of(root, ""), null, 2, 2).wait().code == 0
         spare = until(waiting)
-        launcher.close()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in spare))
-        return True
-
-    assert world.in_namespace(inside)
-
-
-def test_it_ends_with_a_server_that_is_killed(root: Path) -> None:
-    def inside() -> bool:
-        launcher = Launcher()
-        null = os.open("/dev/null", os.O_RDWR)
-        assert launcher.launch(plan_of(root, ""), null, 2, 2).wait().code == 0
-        spare = until(waiting)
-        os.kill(below(os.getpid())[0], signal.SIGKILL)
+        if killed:
+            os.kill(below(os.getpid())[0], signal.SIGKILL)
+        else:
+            launcher.close()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in spare))
         return True
 
