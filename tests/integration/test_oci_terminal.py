@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import oci
@@ -87,6 +88,9 @@ class Screen:
                     self.shown += os.read(self._master, 4096).decode()
                 except OSError:
                     self.process.wait(30)
+        with suppress(OSError):  # what it said last, after we had looked
+            while select.select([self._master], [], [], 0)[0]:
+                self.shown += os.read(self._master, 4096).decode()
         os.close(self._master)
         return self.process.returncode
 
