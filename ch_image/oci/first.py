@@ -28,7 +28,7 @@ from ch_image.sandbox.mounts import loopback_up
 from ch_image.sandbox.plan import Identity
 from ch_image.sandbox.seccomp import program as filter_program
 from ch_image.sandbox.start import install_filter
-from ch_image.sandbox.supervisor import Supervisor, hasten
+from ch_image.sandbox.supervisor import Supervisor
 from ch_image.typed import Any, NamedTuple
 
 _PATIENCE = 5.0  # seconds for a process that wants to be served to say who it is
@@ -362,7 +362,6 @@ class Watch:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 (fd,) = struct.unpack("i", content[:room])
                 os.set_inheritable(fd, False)
-                hasten(fd)
                 self._listeners.add(fd)
                 self._poll.register(fd, select.POLLIN)
 

@@ -27,18 +27,19 @@ _STANDARD = {b"in": b"0", b"out": b"1", b"err": b"2"}
 class Call:
     """One notified system call.
 
-    ``plain`` says that no process of the container can have another root than the supervisor.
+    ``narrow`` says that its IDs are of 16 bits, ``plain`` that no process of the container can have
+    another root than the supervisor.
     """
 
     __slots__ = ("args", "id", "listener", "name", "narrow", "pid", "plain")
 
     def __init__(
-        self, listener: int, id_: int, pid: int, name: str, args: tuple[int, ...], plain: bool
-    ) -> None:
+        self, listener: int, id_: int, pid: int, name: str, narrow: bool,
+        args: tuple[int, ...], plain: bool,
+    ) -> None:  # fmt: skip
         self.listener = listener
         self.id, self.pid = id_, pid
-        self.narrow = name.endswith("16")  # 16-bit IDs
-        self.name = name.removesuffix("16")
+        self.name, self.narrow = name, narrow
         self.args = args
         self.plain = plain
 

@@ -43,8 +43,6 @@ def limit(call: Call, ids: Ids) -> Reply:
         who, (resource, new, old) = 0, (*call.args[:2], 0)
     else:
         who, resource, new, old = call.args[:4]
-    if not new:
-        return CONTINUE
     process = procfs.process_of(call.pid)
     if who not in (0, process):
         return CONTINUE

@@ -2,9 +2,10 @@
 
 The stat family is what programs call most; asking about each call would make everything slower.
 So only programs that read owners to do something with them are marked, and those that run as
-another user. The other mark is for dpkg while it unpacks: it makes files by the thousand, and
-gives an owner to each. A mark is set before exec, as a stack limit, and lives in the layout of the
-new program's memory; the limit itself is put back when the program starts.
+another user. Other marks mean fewer questions: dpkg makes files by the thousand while it unpacks,
+and gives an owner to each; make asks who it is at each start; gcc looks for its parts along PATH.
+A mark is set before exec, as a stack limit, and lives in the layout of the new program's memory;
+the limit itself is put back when the program starts.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import os
 import struct
 
 from ch_image.sandbox import procfs
+from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.caller import AT_FDCWD
 from ch_image.sandbox.seccomp import (
+    DRIVER_STACK,
     FREE_STACK,
+    LARGE,
     PATH_STACK,
+    ROOT_PATH_STACK,
     ROOT_STACK,
     marks_processes,
     more_marks,
@@ -39,6 +44,8 @@ PROGRAMS = frozenset(
 # They learn of owners by paths only, not by descriptors as libraries are opened at each start. (cp
 # and install compare with the owner of the open file that they write to.)
 BY_PATH = frozenset(b"mv find ls du test [ adduser deluser".split())
+# And when root starts them, they remain root, neither look at limits nor make threads.
+_STEADY_BY_PATH = frozenset(b"mv find ls du test [".split())
 # Marked for what they are told: interpreters for what Ansible sends to be run; dpkg when it gives a
 # new configuration file the owner of the old one, not when it unpacks; sed when it edits a file in
 # place; tar unless it extracts or lists.
@@ -56,13 +63,18 @@ HEEDLESS = frozenset(
     b"""mandb initdb make gmake ninja cc1 cc1plus f951 collect2 as ld ld.bfd ld.gold ld.lld
     x86_64-linux-gnu-as x86_64-linux-gnu-ld""".split()
 )
-_WORDS = 24  # of the arguments, that are looked at
+_WORDS = 256  # of the arguments, that are looked at,
+_LETTERS = 32  # and what each begins with
 # When root starts them, they remain root, and ask who they are at each start, or before each
 # command. (Not sh, which may be busybox, and that may become su; not gcc, which never asks.)
 STEADY = frozenset(b"make gmake bash".split())
-LARGE = (PATH_STACK, FREE_STACK, ROOT_STACK)
+# Besides, these start nothing but a compiler's parts, and make no files but temporary ones. Their
+# names may have a target before them and a version behind ("x86_64-linux-gnu-gcc-12").
+DRIVERS = frozenset(b"gcc g++ cc c++ gfortran".split())
 _S_IFMT, _S_IFREG = 0o170000, 0o100000
 _ELF = b"\x7fELF\x02"  # of 64 bits
+_PT_INTERP = (3).to_bytes(4, "little")
+_HEADERS = 64  # that are looked at
 
 
 class Readers:
@@ -75,7 +87,7 @@ class Readers:
         self._large: set[int] = set()  # who has a large stack, and may hand it to a child
         self._stray = False  # whether some child may have one whose parent has none any more
         self._usual = 0  # the soft limit of the last of them
-        self._programs: dict[tuple[int, int, int], bool] = {}  # see _is_elf
+        self._programs: dict[tuple[int, int, int], bool] = {}  # see _has_libraries
 
     def exec(self, call: Call, path: bytes, arguments: int, *, other: bool) -> None:
         """The caller is about to become the program at ``path``; ``other``: not wholly as root.
@@ -88,11 +100,14 @@ class Readers:
         if other:
             stack = 0 if name in HEEDLESS else procfs.INFINITY
         elif name in STEADY:
-            stack = ROOT_STACK if self._more and self._is_elf(call, path) else 0
+            stack = ROOT_STACK if self._more and self._has_libraries(call, path) else 0
         elif name in _TOLD or name.startswith(INTERPRETERS):
             stack = self._told(call, path, name, arguments)
         elif name in BY_PATH and self._more:
-            stack = PATH_STACK
+            steady = name in _STEADY_BY_PATH and self._has_libraries(call, path)
+            stack = ROOT_PATH_STACK if steady else PATH_STACK
+        elif is_driver(name) and self._more:
+            stack = DRIVER_STACK if self._has_libraries(call, path) else 0
         else:
             stack = procfs.INFINITY if name in PROGRAMS or name in BY_PATH else 0
         if stack or self._large or self._stray or call.pid in self._limits:
@@ -124,8 +139,20 @@ class Readers:
         if (soft, hard) != was:
             procfs.set_stack_limit(pid, soft, hard)
 
+    def asks_for_limit(self, pid: int) -> None:
+        """``pid`` asks for its stack limit, which may be a mark: its own, or its parent's."""
+        if pid in self._limits:
+            self.started(pid)
+        elif self._usual:
+            try:
+                soft, hard = procfs.stack_limit(pid)
+                if soft in LARGE:
+                    procfs.set_stack_limit(pid, self._usual, hard)
+            except OSError:  # it died meanwhile
+                pass
+
     def started(self, pid: int) -> None:
-        """``pid`` has called its first stat, or a later one, or asks for its limit."""
+        """``pid`` has called its first stat, or a later one."""
         if not self._limits:
             return
         limits = self._limits.pop(pid, None)
@@ -140,35 +167,45 @@ class Readers:
 
     def _told(self, call: Call, path: bytes, name: bytes, arguments: int) -> int:
         """The mark of a program that is marked for what it is told."""
-        words = _words(call, arguments)
+        words = _words(call, arguments, 2 if name.startswith(INTERPRETERS) else _WORDS)
         unpacks = words == _TAR_OF_DPKG if name == b"tar" else name == b"dpkg" and _UNPACKS in words
-        if unpacks and self._more and self._is_elf(call, path):
+        if unpacks and self._more and self._has_libraries(call, path):
             return FREE_STACK
         if not reads_owners(name, words):
             return 0
         return PATH_STACK if name == b"dpkg" and self._more else procfs.INFINITY
 
-    def _is_elf(self, call: Call, path: bytes) -> bool:
-        """Whether it is a 64-bit program proper, not a script."""
+    def _has_libraries(self, call: Call, path: bytes) -> bool:
+        """Whether it is a 64-bit program proper, not a script, and not linked statically."""
         try:
             if call.plain:
-                return self._begins_elf(call.place(AT_FDCWD, path))
+                return self._begins_so(call.place(AT_FDCWD, path))
             where = call.locate(AT_FDCWD, path, True)
         except OSError:
             return False
         try:
-            return self._begins_elf(procfs.of_fd(where))
+            return self._begins_so(procfs.of_fd(where))
         finally:
             os.close(where)
 
-    def _begins_elf(self, path: str | bytes) -> bool:
+    def _begins_so(self, path: str | bytes) -> bool:
         status = os.stat(path)
         if status.st_mode & _S_IFMT != _S_IFREG:  # to open a FIFO is to wait for its other end
             return False
         key = status.st_dev, status.st_ino, status.st_mtime_ns
         if key not in self._programs:
-            self._programs[key] = _begins(path, _ELF)
+            self._programs[key] = asks_for_interpreter(_beginning(path))
         return self._programs[key]
+
+
+def asks_for_interpreter(head: bytes) -> bool:
+    """Whether a file that begins so is for a dynamic linker of 64 bits (elf(5))."""
+    if not head.startswith(_ELF) or len(head) < 64:
+        return False
+    (first,) = struct.unpack_from("<Q", head, 32)
+    size, count = struct.unpack_from("<HH", head, 54)
+    places = range(first, first + size * count, size or 1)
+    return any(head[at : at + 4] == _PT_INTERP for at in places[:_HEADERS])
 
 
 def reads_owners(name: bytes, words: list[bytes]) -> bool:
@@ -196,25 +233,34 @@ def _has_large_stack(pid: int) -> bool:
         return False
 
 
-def _words(call: Call, arguments: int) -> list[bytes]:
-    """The first arguments of a 64-bit program."""
+def is_driver(name: bytes) -> bool:
+    """Whether a program of this name starts the parts of a compiler."""
+    return name.rstrip(b"0123456789.-").rpartition(b"-")[2] in DRIVERS
+
+
+def _words(call: Call, arguments: int, most: int) -> list[bytes]:
+    """The first arguments of a 64-bit program; where there are many, what each begins with."""
     words = []
     try:
-        for (address,) in struct.iter_unpack("<Q", call.peek(arguments, 8 * _WORDS)):
-            if not address:
-                break
-            words.append(call.glimpse(address))
+        data = call.peek(arguments, 8 * most)
+        addresses = [address for (address,) in struct.iter_unpack("<Q", data[: len(data) & ~7])]
+        if 0 in addresses:
+            del addresses[addresses.index(0) :]
+        if len(addresses) > 2:
+            words = kernel.read_strings(call.pid, addresses, _LETTERS)
+        # The rest, where there is no memory behind a string.
+        words += [call.glimpse(address) for address in addresses[len(words) :]]
     except (OSError, struct.error):  # not a list
         pass
     return words
 
 
-def _begins(path: str | bytes, what: bytes) -> bool:
+def _beginning(path: str | bytes) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return False
+        return b""
     try:
-        return os.read(fd, len(what)) == what
+        return os.read(fd, 4096)
     finally:
         os.close(fd)

@@ -105,22 +105,27 @@ _ANSWERS = {"capset": 0, "setxattrat": _ENOSYS}
 # address's high word.
 MARKED = ("stat", "fstat", "lstat", "newfstatat")
 _INSTRUCTION_POINTER_HIGH = 12
-# Other marks are stack limits that are large, which puts the libraries as much lower. With this one
-# a process is asked about stat by a path only.
-PATH_STACK = 3 << 45
-# And with this one a process, which root has started as a program that gives each file it makes an
-# owner itself, is not asked about calls that these conditions hold of.
-FREE_STACK = 1 << 46
+# Other marks are stack limits that are large, which puts the libraries as much lower. Marks that
+# have something in common lie side by side.
+# With these a process is asked about stat by a path only.
+PATH_STACK = 0x6000 << 32
+ROOT_PATH_STACK = 0x5E00 << 32
+# With these, a process that is root and remains it is not asked who it is, nor about becoming root
+# (0, or -1: no change, in all arguments).
+ROOT_STACK = 0x5C00 << 32
+# With these, a process that root has started is not asked about calls that these conditions hold
+# of: it gives each file it makes an owner itself, or makes none that is to stay.
+FREE_STACK = 0x4000 << 32
+DRIVER_STACK = 0x4200 << 32  # nor about what it starts
+LARGE = (PATH_STACK, ROOT_PATH_STACK, ROOT_STACK, FREE_STACK, DRIVER_STACK)
 _FREE: dict[str, tuple[tuple[int, int, int], ...]] = {
     "open": ((1, _JSET, _O_EXCL),), "openat": ((2, _JSET, _O_EXCL),),
     "mkdir": (), "mkdirat": (), "symlink": (), "symlinkat": (),
     "fchown": ((1, _JEQ, 0), (2, _JEQ, 0)), "lchown": ((1, _JEQ, 0), (2, _JEQ, 0)),
 }  # fmt: skip
-# With this one, a process that is root and remains it is not asked who it is, nor about becoming
-# root (0, or -1: no change, in all arguments).
-ROOT_STACK = 1 << 45
 _ASKS_WHO = ("getuid", "geteuid", "getgid", "getegid")
 _BECOMES = ("setresuid", "setresgid")
+_STARTS = ("execve", "execveat")
 _RLIMIT_STACK, _AT_EMPTY_PATH = 3, 0x1000
 # Called so often that they come first.
 _FREQUENT = ("newfstatat", "openat", "fstat", "stat", "lstat", "open")
@@ -162,7 +167,7 @@ Range = tuple[int, int]  # high words of addresses, from and below
 def _within(place: Range, inside: int, outside: int, above: int = -1) -> list[Test]:
     """Whether the caller's library lies in ``place``; ``above``: where else it lies higher."""
     at, (low, high) = _INSTRUCTION_POINTER_HIGH, place
-    over = outside if above < 0 else above
+    over = above if above >= 0 else _SKIP if outside == _NEXT else outside
     return [(at, _JGE, high, over, _NEXT), (at, _JGE, low, inside, outside)]
 
 
@@ -171,7 +176,8 @@ def _tests(name: str, marked: Range, more: bool, endless: bool) -> list[Test]:
 
     ``more``: there are the marks by large stacks. ``endless``: anybody may raise a stack limit.
     """
-    path, free, root = map(stack_range, (PATH_STACK, FREE_STACK, ROOT_STACK))
+    path, root = _from(PATH_STACK, ROOT_PATH_STACK), _from(ROOT_PATH_STACK, ROOT_STACK)
+    free = _from(DRIVER_STACK, FREE_STACK)
     if name in MARKED and (not more or name == "fstat"):
         return _within(marked, _ASK, _FREELY)
     if name == "newfstatat":
@@ -186,12 +192,15 @@ def _tests(name: str, marked: Range, more: bool, endless: bool) -> list[Test]:
         return [
             (_argument(1), _JEQ, _RLIMIT_STACK, _NEXT, _LAST),
             (*sets, _FREELY if endless else _ASK, _NEXT),
-            *_within(root, _ASK, _NEXT, _FREELY), *_within(free, _ASK, _NEXT),
-            *_within(path, _ASK, _FREELY),
+            *_within(free, _ASK, _NEXT, _FREELY),
+            *_within(stack_range(ROOT_STACK), _ASK, _NEXT),
+            *_within(stack_range(PATH_STACK), _ASK, _FREELY),
             (*sets, _ASK, _FREELY),
         ]  # fmt: skip
     if name in _ASKS_WHO and more:
         return _within(root, _FREELY, _ASK)
+    if name in _STARTS and more:
+        return _within(stack_range(DRIVER_STACK), _FREELY, _ASK)
     if name in _BECOMES and more:
         tests = _within(root, _NEXT, _ASK)
         for n in range(3):
@@ -274,8 +283,14 @@ def stack_range(stack: int) -> Range:
     return top - 0x200, top
 
 
+def _from(lowest: int, highest: int) -> Range:
+    """Where they lie with marks that are side by side."""
+    ranges = stack_range(lowest), stack_range(highest)
+    return min(ranges)[0], max(ranges)[1]
+
+
 def more_marks(machine: str = "") -> bool:
-    """Whether PATH_STACK, FREE_STACK and ROOT_STACK are marks here."""
+    """Whether there are the marks by LARGE stacks here."""
     return (machine or os.uname().machine) == "x86_64"
 
 

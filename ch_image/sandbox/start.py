@@ -23,7 +23,7 @@ from ch_image.sandbox.furnish import furnish
 from ch_image.sandbox.identity import ids_of
 from ch_image.sandbox.mounts import Root
 from ch_image.sandbox.plan import Plan
-from ch_image.sandbox.supervisor import Supervisor, answers, hasten
+from ch_image.sandbox.supervisor import Supervisor, answers
 
 _READY, _QUIET = b".", b"q"  # what the first process says before it becomes the command
 _TIOCSCTTY = 0x540E  # ioctl_tty(2); the same on all architectures but MIPS, Alpha, SPARC, PowerPC
@@ -192,7 +192,6 @@ def _listener(socket: _socket.socket) -> tuple[int, list[str]]:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             (listener,) = struct.unpack("i", content[:room])
             os.set_inheritable(listener, False)
-            hasten(listener)
     if data.startswith(b"!"):
         return listener, os.fsdecode(data[1:]).split("\0")
     if not data:

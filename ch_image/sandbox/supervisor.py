@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import struct
 
 from ch_image.sandbox import attributes, procfs, records, view
@@ -30,23 +29,15 @@ if TYPE_CHECKING:
 
     Answer = Callable[["Supervisor", Call], Reply]
 
-_RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
-_SYNC_WAKE_UP = 1
-_AT_ONCE = 64  # calls that are answered before other events are looked at
+# SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6) is not set: supervisor and caller would go on where
+# the other was, and may wait there for milliseconds behind others while a processor is idle.
+_RECV, _SEND = 0xC0502100, 0xC0182101
 _SOL_SOCKET = 1
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _NOTIFICATION = struct.Struct("<QIIiIQ6Q")
 _BLANK = bytes(_NOTIFICATION.size)
 _RESPONSE = struct.Struct("<QqiI")
-
-
-def hasten(listener: int, flags: int = _SYNC_WAKE_UP) -> None:
-    """Let the supervisor and a caller that waits for it share a processor; 0: no longer."""
-    try:
-        fcntl.ioctl(listener, _SET_FLAGS, flags)
-    except OSError:  # before Linux 6.6: slower, no less right
-        pass
 
 
 class Supervisor:
@@ -72,34 +63,9 @@ class Supervisor:
         self._readers = Readers()
         self._answers = answers()
         self._first = _who(first)
-        self._poll, self._polled = select.poll(), -1
 
     def serve(self, listener: int) -> bool:
-        """Answer one waiting call and those that came meanwhile; False when none is left to come.
-
-        A caller that came meanwhile runs on another processor, and has to go on there: woken on
-        ours, it would stand in line with who was answered before while the other is idle.
-        """
-        if not self._serve_one(listener):
-            return False
-        for _ in range(_AT_ONCE):
-            if not self._waits(listener):
-                break
-            hasten(listener, 0)
-            left = self._serve_one(listener)
-            hasten(listener)
-            if not left:
-                return False
-        return True
-
-    def _waits(self, listener: int) -> bool:
-        if self._polled != listener:
-            self._poll, self._polled = select.poll(), listener
-            self._poll.register(listener, select.POLLIN)
-        found = self._poll.poll(0)
-        return bool(found) and bool(found[0][1] & select.POLLIN)
-
-    def _serve_one(self, listener: int) -> bool:
+        """Answer one waiting call; False when none is left to come."""
         request = self._request
         request[:] = _BLANK
         try:
@@ -114,8 +80,8 @@ class Supervisor:
         if key in self._first and self.identities.alone:
             value = self._first[key]
         else:
-            name, answer = self._answers[key]
-            call = Call(listener, id_, pid, name, notification[6:], self._mounting.plain)
+            name, narrow, answer = self._answers[key]
+            call = Call(listener, id_, pid, name, narrow, notification[6:], self._mounting.plain)
             try:
                 value, flags = answer(self, call)
             except OSError as error:
@@ -133,7 +99,9 @@ class Supervisor:
         return create(call, self.identities.of(call.pid), self.ledger)
 
     def _limit(self, call: Call) -> Reply:
-        self._readers.started(call.pid)
+        self._readers.asks_for_limit(call.pid)
+        if call.name == "prlimit64" and not call.args[2]:  # the usual case
+            return CONTINUE
         return limit(call, self.identities.of(call.pid))
 
     def _keep(self, call: Call) -> Reply:
@@ -359,18 +327,19 @@ def _who(ids: Ids) -> dict[tuple[int, int], int]:
     return {key: says[name] for key, name in plain.items() if name in says}
 
 
-_ANSWERS: dict[tuple[int, int], tuple[str, Answer]] = {}
+_ANSWERS: dict[tuple[int, int], tuple[str, bool, Answer]] = {}
 
 
-def answers() -> dict[tuple[int, int], tuple[str, Answer]]:
-    """Who answers which call, by (audit architecture, number), with its name.
+def answers() -> dict[tuple[int, int], tuple[str, bool, Answer]]:
+    """Who answers which call, by (audit architecture, number); its name, and if IDs are of 16 bits.
 
     Made once: a container server hands it on by fork.
     """
     if not _ANSWERS:
         table = _table()
         for key, name in names().items():
-            _ANSWERS[key] = name, table[name.removesuffix("16")]
+            plain = name.removesuffix("16")
+            _ANSWERS[key] = plain, plain != name, table[plain]
     return _ANSWERS
 
 

@@ -1,4 +1,4 @@
-"""dpkg while it unpacks, and make, are asked about less (see sandbox/readers.py): nothing is lost.
+"""Some programs are asked about less (see sandbox/readers.py), and nothing is lost.
 
 A Python of that name plays their part, and does what they would not.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import containers
@@ -41,7 +42,8 @@ def excl(path):
 def root(tmp_path: Path) -> Path:
     made = containers.make_root(tmp_path / "root")
     shutil.copy(containers.PYTHON, made / "work/dpkg")
-    shutil.copy(containers.PYTHON, made / "work/make")
+    for name in ("make", "mv", "gcc"):
+        shutil.copy(containers.PYTHON, made / "work" / name)
     (made / "work/begin").write_text(containers.PRELUDE + BEGIN)
     return made
 
@@ -59,7 +61,7 @@ for n in range(300):
     result = run(root, BEGIN + script)
     assert result.code == 0
     assert result.notifications < 300
-    assert len(os.listdir(root / "work")) == 903
+    assert len(os.listdir(root / "work")) == 905
 
 
 def test_what_it_gives_others_or_takes_back_is_recorded(root: Path) -> None:
@@ -187,28 +189,141 @@ assert os.wait()[1] == 0
     assert owner(root / "work/mine") == (33, 33)
 
 
-def test_a_large_stack_that_nobody_puts_back_goes_no_further(root: Path) -> None:
-    busybox = Path("/usr/bin/busybox")
-    if not busybox.exists():
-        world.lacking("Debian's busybox-static is not installed")
-    shutil.copy(busybox, root / "work/make")  # static: the C library does not ask for the limit
-    script = """
+# mov eax, 57; syscall (fork); test eax, eax; jz +9; mov eax, 231; xor edi, edi; syscall (exit)
+# xor edi, edi; xor esi, esi; mov edx, 300; mov eax, 7; syscall (poll: sleep)
+# mov rdi, [rsp+16]; lea rsi, [rsp+16]; xor edx, edx; mov eax, 59; syscall (execve of argv[1:])
+LATE = bytes.fromhex(
+    "b8390000000f0585c07409b8e700000031ff0f05"
+    "31ff31f6ba2c010000b8070000000f05"
+    "488b7c2410488d74241031d2b83b0000000f05"
+)
+
+
+def elf(kind: int, at: int, code: bytes, interpreter: bytes = b"") -> bytes:
+    """A program (2) or library (3) of this code, mapped at ``at``."""
+    headers = 2 if interpreter else 1
+    behind = 64 + 56 * headers
+    size = behind + len(interpreter) + len(code)
+    out = struct.pack(
+        "<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, kind, 62, 1, at + behind + len(interpreter),
+        64, 0, 0, 64, 56, headers, 0, 0, 0,
+    )  # fmt: skip
+    if interpreter:
+        length = len(interpreter)
+        out += struct.pack("<II6Q", 3, 4, behind, at + behind, at + behind, length, length, 1)
+    out += struct.pack("<II6Q", 1, 5, 0, at, at, size, size, 4096)
+    return out + interpreter + code
+
+
+@pytest.mark.parametrize("name", ["make", "gcc"])
+def test_a_large_stack_that_nobody_puts_back_goes_no_further(root: Path, name: str) -> None:
+    """As with a C library that does not ask for the limit when a program starts."""
+    for file, content in (
+        (name, elf(2, 0x400000, b"", b"/work/linker\0")),
+        ("linker", elf(3, 0, LATE)),
+    ):
+        (root / "work" / file).write_bytes(content)
+        (root / "work" / file).chmod(0o755)
+    script = f"""
 usual = limit()
-code = '''import os, resource
-assert os.environ['PARENT'] != str(os.getppid())
+late = '''import os, resource
 os.setuid(33); assert os.getuid() == 33
 open('/work/late', 'w').write(str(resource.getrlimit(resource.RLIMIT_STACK)[0]))'''
-late = f'(PARENT=$$; export PARENT; sleep 0.5; exec /usr/bin/python3 -Ic "{code}") & exit 0'
 if os.fork() == 0:
-    os.execv('/work/make', ['sh', '-c', late])
+    os.execv('/work/{name}', ['{name}', '/usr/bin/python3', '-Ic', late])
 assert os.wait()[1] == 0
-while not os.path.exists('late') or not open('late').read():
+for _ in range(200):
+    if os.path.exists('late') and open('late').read():
+        break
     time.sleep(0.05)
 assert open('late').read() == str(usual)
 """
     (root / "work").chmod(0o777)
     assert run(root, BEGIN + script).code == 0
     assert owner(root / "work/late") == (33, 0)
+
+
+def test_a_static_program_keeps_its_limit(root: Path) -> None:
+    busybox = Path("/usr/bin/busybox")
+    if not busybox.exists():
+        world.lacking("Debian's busybox-static is not installed")
+    shutil.copy(busybox, root / "work/make")
+    script = """
+usual = limit()
+if os.fork() == 0:
+    os.execv('/work/make', ['sh', '-c', '(ulimit -s) > forked; : ; ulimit -s > own'])
+assert os.wait()[1] == 0
+assert open('forked').read() == open('own').read() == f'{usual // 1024}\\n'
+"""
+    assert run(root, BEGIN + script).code == 0
+
+
+def test_mv_is_not_asked_who_it_is_and_sees_owners_by_path(root: Path) -> None:
+    script = """
+usual = limit()
+open('theirs', 'w').close(); os.chown('theirs', 33, 34)
+as_dpkg(f'''
+for _ in range(100):
+    assert os.getuid() == os.geteuid() == 0; os.getgid(); os.getegid()
+assert os.stat('theirs').st_uid == os.lstat('theirs').st_uid == 33
+assert limit() == {usual}
+if os.fork() == 0:
+    os.setgid(34); os.setuid(33)
+    os.execv('/bin/sh', ['sh', '-c', 'id -u > ids; id -g >> ids; ulimit -s >> ids'])
+assert os.wait()[1] == 0
+''', program='/work/mv')
+open('usual', 'w').write(f'33\\n34\\n{usual // 1024}\\n')
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    assert result.notifications < 300
+    assert (root / "work/ids").read_text() == (root / "work/usual").read_text()
+    assert owner(root / "work/ids") == (33, 34)
+
+
+def test_gcc_starts_its_parts_unasked(root: Path) -> None:
+    """They are no more than others: who they are, what they make and their limit is as ever."""
+    script = """
+usual = limit()
+os.mkdir('mail'); os.chown('mail', 0, 8); os.chmod('mail', 0o2775)
+as_dpkg(f'''
+assert limit() == {usual}
+for n in range(300):
+    try:
+        os.execv('/nowhere/as', ['as'])
+    except FileNotFoundError:
+        pass
+excl('temporary')
+code = open('/work/begin').read() + 'assert limit() == {usual}, limit(); excl("mail/child")'
+if os.fork() == 0:
+    os.execv('/usr/bin/python3', ['python3', '-Ic', code])
+assert os.wait()[1] == 0
+if os.fork() == 0:
+    os.setgid(34); os.setuid(33)
+    os.execv('/bin/sh', ['sh', '-c', 'id -u > ids; id -g >> ids'])
+assert os.wait()[1] == 0
+os.execv('/usr/bin/python3', ['python3', '-Ic', code.replace('child', 'self')])
+''', program='/work/gcc')
+"""
+    result = run(root, BEGIN + script)
+    assert result.code == 0
+    assert result.notifications < 300
+    assert owner(root / "work/mail/child") == owner(root / "work/mail/self") == (0, 8)
+    assert (root / "work/ids").read_text() == "33\n34\n"
+    assert owner(root / "work/ids") == (33, 34)
+
+
+def test_gcc_as_another_user_is_asked_as_ever(root: Path) -> None:
+    script = """
+os.chmod('.', 0o777)
+if os.fork() == 0:
+    os.setgid(33); os.setuid(33)
+    as_dpkg('excl("mine"); assert os.stat("mine").st_uid == 33', program='/work/gcc')
+    os._exit(0)
+assert os.wait()[1] == 0
+"""
+    assert run(root, BEGIN + script).code == 0
+    assert owner(root / "work/mine") == (33, 33)
 
 
 def test_tar_as_dpkg_deb_calls_it_gives_each_file_its_owner(root: Path) -> None:

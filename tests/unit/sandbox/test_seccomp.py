@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -106,6 +107,7 @@ def _place(stack: int) -> int:
 
 
 FREE, PATHS, ROOT = map(_place, (seccomp.FREE_STACK, seccomp.PATH_STACK, seccomp.ROOT_STACK))
+ROOT_PATHS, DRIVER = map(_place, (seccomp.ROOT_PATH_STACK, seccomp.DRIVER_STACK))
 SAME = 0xFFFFFFFF
 ALL = 0x1500_0000_0000
 MARKS = {
@@ -134,7 +136,26 @@ MARKS = {
     "stat of a program": ("newfstatat", 0x5555_5555_0000, (), ALLOW),
     "stat below the marks": ("newfstatat", 0x40_1000, (), ALLOW),
     "dpkg's stack limit": ("prlimit64", FREE, (0, 3, 0, 1), NOTIFY),
-    "the stack limit of mv": ("prlimit64", PATHS, (0, 3, 0, 1), NOTIFY),
+    "the stack limit of adduser": ("prlimit64", PATHS, (0, 3, 0, 1), NOTIFY),
+    "the stack limit of mv": ("prlimit64", ROOT_PATHS, (0, 3, 0, 1), ALLOW),
+    "the stack limit of gcc": ("prlimit64", DRIVER, (0, 3, 0, 1), NOTIFY),
+    "the stack limit between the marks": ("prlimit64", 0x3000_0000_0000, (0, 3, 0, 1), ALLOW),
+    "mv asks who it is": ("geteuid", ROOT_PATHS, (), ALLOW),
+    "adduser asks who it is": ("geteuid", PATHS, (), NOTIFY),
+    "gcc asks who it is": ("geteuid", DRIVER, (), NOTIFY),
+    "mv becomes root": ("setresuid", ROOT_PATHS, (0, 0, 0), ALLOW),
+    "mv becomes another": ("setresuid", ROOT_PATHS, (33, 33, 33), NOTIFY),
+    "mv looks at a path": ("newfstatat", ROOT_PATHS, (3, 1, 1, 0x100), NOTIFY),
+    "mv looks at a descriptor": ("newfstatat", ROOT_PATHS, (3, 1, 1, 0x1000), ALLOW),
+    "make looks at a path": ("newfstatat", ROOT, (3, 1, 1, 0x100), ALLOW),
+    "mv makes a file": ("openat", ROOT_PATHS, (0, 0, 0o302), NOTIFY),
+    "gcc starts a program": ("execve", DRIVER, (), ALLOW),
+    "gcc starts one by descriptor": ("execveat", DRIVER, (), ALLOW),
+    "dpkg starts a program": ("execve", FREE, (), NOTIFY),
+    "make starts a program": ("execve", ROOT, (), NOTIFY),
+    "a temporary file of gcc's": ("openat", DRIVER, (0, 0, 0o302), ALLOW),
+    "another file of gcc's": ("openat", DRIVER, (0, 0, 0o1101), NOTIFY),
+    "gcc gives a user a file": ("fchown", DRIVER, (3, 33, 0), NOTIFY),
     "the stack limit of others": ("prlimit64", USUAL, (0, 3, 0, 1), ALLOW),
     "another limit of dpkg's": ("prlimit64", FREE, (0, 7, 0, 1), ALLOW),
     "dpkg sets a limit": ("prlimit64", FREE, (0, 7, 1, 0), NOTIFY),
@@ -159,6 +180,16 @@ MARKS = {
 def test_marks_decide(name: str, at: int, args: tuple[int, ...], expected: int) -> None:
     found = verdict(seccomp.program(machine="x86_64"), X86, seccomp.X86_64[name], *args, at_=at)
     assert found == expected
+
+
+def test_marks_lie_apart_and_where_no_program_does() -> None:
+    """A program that is not linked to a place lies from 2/3 of the address space on (1 TiB)."""
+    places = sorted(map(seccomp.stack_range, seccomp.LARGE))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(places))
+    assert places[0][0] > seccomp.marked_range("x86_64")[1]
+    assert all(low >= 0x5656 or high <= 0x5555 for low, high in places)
+    assert all(low >= 0x2BAB or high <= 0x2AAA for low, high in places)  # setarch --legacy
+    assert max(seccomp.LARGE) >> 32 < 0x8000 // 6 * 5  # mmap_base() allows no more
 
 
 def test_a_stack_limit_that_anybody_may_raise_is_not_asked_about() -> None:
