@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 
-from ch_image.sandbox import procfs
+from ch_image.sandbox import memory, procfs
 from ch_image.sandbox import syscalls as kernel
 from ch_image.sandbox.identity import UNSET
 
@@ -54,14 +54,14 @@ class Call:
 
     def peek(self, address: int, size: int) -> bytes:
         """Memory of the caller, shorter where it ends."""
-        data = kernel.read_memory(self.pid, address, size) if size else b""
+        data = memory.read(self.pid, address, size) if size else b""
         self.check()  # only now is it certain that the PID still was the caller's
         return data
 
     def poke(self, address: int, data: bytes) -> None:
         """Write the caller's memory, as far as it may itself."""
         self.check()
-        kernel.write_memory(self.pid, address, data)
+        memory.write(self.pid, address, data)
 
     def string(self, address: int) -> bytes:
         """A path of the caller. Raises EFAULT, ENAMETOOLONG."""
@@ -72,7 +72,7 @@ class Call:
     def glimpse(self, address: int) -> bytes:
         """As `string`, where it does no harm that the caller may be gone."""
         for size in (256, 4096):
-            data = kernel.read_memory(self.pid, address, size)
+            data = memory.read(self.pid, address, size)
             text, end, _ = data.partition(b"\0")
             if end:
                 return text

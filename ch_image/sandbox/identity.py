@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 
-from ch_image.sandbox import procfs
-from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox import memory, procfs
 
 EPERM, EINVAL = 1, 22
 UNSET = 0xFFFFFFFF  # (uid_t) -1
@@ -132,13 +131,13 @@ class Identities:
     def _lend(self, pid: int) -> None:
         """The child of a vfork has its parent's memory, and so its mark, until it execs."""
         parent = procfs.parent_of(pid)
-        if parent > 1 and parent not in self._lent and kernel.same_memory(pid, parent):
+        if parent > 1 and parent not in self._lent and memory.same(pid, parent):
             self._lent[parent] = pid, _read_filter(str(parent))
 
     def _give_back(self) -> None:
         """The parent of a vfork goes on as who it was; it sleeps until the child has gone."""
         for parent, (child, index) in list(self._lent.items()):
-            if not kernel.same_memory(child, parent):
+            if not memory.same(child, parent):
                 del self._lent[parent]
                 _write_filter(str(parent), index)
 

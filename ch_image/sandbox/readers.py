@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import struct
 
-from ch_image.sandbox import procfs
-from ch_image.sandbox import syscalls as kernel
+from ch_image.sandbox import memory, procfs
 from ch_image.sandbox.caller import AT_FDCWD
 from ch_image.sandbox.seccomp import (
     DRIVER_STACK,
@@ -247,7 +246,7 @@ def _words(call: Call, arguments: int, most: int) -> list[bytes]:
         if 0 in addresses:
             del addresses[addresses.index(0) :]
         if len(addresses) > 2:
-            words = kernel.read_strings(call.pid, addresses, _LETTERS)
+            words = memory.read_strings(call.pid, addresses, _LETTERS)
         # The rest, where there is no memory behind a string.
         words += [call.glimpse(address) for address in addresses[len(words) :]]
     except (OSError, struct.error):  # not a list
