@@ -4,7 +4,8 @@
 
 To be run as root, from a checkout with a .venv that NAME can read. TAR is a root file system of
 Debian (tests/integration/as-root leaves one). Both sides stand on the same tree, in overlays on
-the same file system, and take turns. Packages and sources are fetched beforehand. DIRECTORY keeps
+the same file system, and take turns at being first, so that a machine that becomes slower favours
+none. Packages and sources are fetched beforehand. DIRECTORY keeps
 the tree, so a second call only measures. What the rounds made is deleted after the last one: ext4
 without a journal is slow to make files where others were deleted in the last minutes.
 """
@@ -169,9 +170,10 @@ def main() -> None:
     bench.prepare(options.base)
     for name in (options.workloads or WORKLOADS) if options.rounds else ():
         pairs, calls = [], ""
-        for _ in range(options.rounds):
-            native = bench.native(WORKLOADS[name])
+        for turn in range(options.rounds):
+            native = bench.native(WORKLOADS[name]) if turn % 2 else None
             emulated, calls = bench.emulated(WORKLOADS[name])
+            native = native or bench.native(WORKLOADS[name])
             pairs.append((emulated, native))
             print(f"  {emulated.wall:.2f} s, CPU {emulated.cpu:.2f} + {emulated.supervisor:.2f}; "
                   f"root {native.wall:.2f} s, CPU {native.cpu:.2f}", flush=True)  # fmt: skip
@@ -180,14 +182,16 @@ def main() -> None:
 
 
 def report(name: str, pairs: list[tuple[Took, Took]], calls: str) -> None:
-    """One line: medians by the clock, the ratio, and that of the least CPU of each."""
+    """One line: medians by the clock, the ratio and its middle half, that of the least CPU."""
     ours, roots = (
         statistics.median(took.wall for took in side) for side in zip(*pairs, strict=True)
     )
-    ratio = statistics.median(a.wall / b.wall for a, b in pairs)
+    ratios = sorted(a.wall / b.wall for a, b in pairs)
+    ratio, quarter = statistics.median(ratios), len(ratios) // 4
     cpu = min(a.cpu + a.supervisor for a, _ in pairs) / min(b.cpu for _, b in pairs)
     print(
-        f"{name:8} {ours:8.2f} s, root {roots:8.2f} s: {ratio:.3f}, CPU {cpu:.3f}  ({calls} calls)"
+        f"{name:8} {ours:8.2f} s, root {roots:8.2f} s: {ratio:.3f} "
+        f"({ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}), CPU {cpu:.3f}  ({calls} calls)"
     )
 
 
