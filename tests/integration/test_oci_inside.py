@@ -33,6 +33,8 @@ def shown(runtime: bundles.Runtime, script: str, **more: Any) -> str:
 
 
 TMPFS = {"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}
+# What a kernel of 64 bits says it is to a process of 32 (setarch(8)).
+NARROW = {"aarch64": "armv8l"}.get(os.uname().machine, "i686")
 INSIDE: dict[str, tuple[dict[str, Any], str, str]] = {
     "process 1": ({}, "echo $$; hostname", "1\nboxed\n"),
     "environment": ({"process": {"env": ["PATH=/bin", "A=b=c"]}}, "echo $A $HOME", "b=c /root\n"),
@@ -89,7 +91,7 @@ INSIDE: dict[str, tuple[dict[str, Any], str, str]] = {
                    "sysctl": {"net.ipv4.ip_forward": "1"}}},
         "cat /proc/sys/net/ipv4/ip_forward; ip link show lo | grep -c UP", "1\n1\n",
     ),
-    "personality": ({"linux": {"personality": {"domain": "LINUX32"}}}, "uname -m", "i686\n"),
+    "personality": ({"linux": {"personality": {"domain": "LINUX32"}}}, "uname -m", f"{NARROW}\n"),
     "no loss by a process without terminal": ({}, "test -t 0 || echo none", "none\n"),
     "oom score": ({"process": {"oomScoreAdj": 500}}, "cat /proc/self/oom_score_adj", "500\n"),
     "domain name": ({"domainname": "example"}, "cat /proc/sys/kernel/domainname", "example\n"),
