@@ -3,11 +3,11 @@
     python tests/bench/emulation.py --user NAME --base TAR --work DIRECTORY [WORKLOAD...]
 
 To be run as root, from a checkout with a .venv that NAME can read. TAR is a root file system of
-Debian (tests/integration/as-root leaves one). Both sides stand on the same tree, in overlays on
-the same file system, and take turns at being first, so that a machine that becomes slower favours
-none. Packages and sources are fetched beforehand. DIRECTORY keeps
-the tree, so a second call only measures. What the rounds made is deleted after the last one: ext4
-without a journal is slow to make files where others were deleted in the last minutes.
+Debian (tests/integration/as-root leaves one). Both sides stand on the same tree, in overlays on the
+same file system, and take turns at being first, so that a machine that becomes slower favours none.
+Packages and sources are fetched beforehand. DIRECTORY keeps the tree, so a second call only
+measures. What the rounds made is deleted after the last one: ext4 without a journal is slow to make
+files where others were deleted in the last minutes.
 """
 
 from __future__ import annotations

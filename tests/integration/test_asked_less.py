@@ -140,12 +140,20 @@ def test_others_are_asked(root: Path, code: str) -> None:
     assert owner(root / "work/mail/x") == (0, 8)
 
 
-def test_another_user_is_asked_as_ever(root: Path) -> None:
-    script = """
+ANOTHER = {
+    "dpkg": 'excl("mine")',
+    "make": 'assert os.getuid() == 33, os.getuid(); excl("mine")',
+    "gcc": 'excl("mine"); assert os.stat("mine").st_uid == 33',
+}
+
+
+@pytest.mark.parametrize(("name", "code"), ANOTHER.items())
+def test_another_user_is_asked_as_ever(root: Path, name: str, code: str) -> None:
+    script = f"""
 os.chmod('.', 0o777)
 if os.fork() == 0:
     os.setgid(33); os.setuid(33)
-    as_dpkg('excl("mine")')
+    as_dpkg('{code}', program='/work/{name}')
     os._exit(0)
 assert os.wait()[1] == 0
 """
@@ -174,19 +182,6 @@ open('usual', 'w').write(f'33\\n34\\n{usual // 1024}\\n{usual // 1024}\\n')
     assert result.notifications < 300
     assert (root / "work/ids").read_text() == (root / "work/usual").read_text()
     assert owner(root / "work/ids") == (33, 34)
-
-
-def test_make_as_another_user_is_that_user(root: Path) -> None:
-    script = """
-os.chmod('.', 0o777)
-if os.fork() == 0:
-    os.setgid(33); os.setuid(33)
-    as_dpkg('assert os.getuid() == 33, os.getuid(); excl("mine")', program='/work/make')
-    os._exit(0)
-assert os.wait()[1] == 0
-"""
-    assert run(root, BEGIN + script).code == 0
-    assert owner(root / "work/mine") == (33, 33)
 
 
 # mov eax, 57; syscall (fork); test eax, eax; jz +9; mov eax, 231; xor edi, edi; syscall (exit)
@@ -311,19 +306,6 @@ os.execv('/usr/bin/python3', ['python3', '-Ic', code.replace('child', 'self')])
     assert owner(root / "work/mail/child") == owner(root / "work/mail/self") == (0, 8)
     assert (root / "work/ids").read_text() == "33\n34\n"
     assert owner(root / "work/ids") == (33, 34)
-
-
-def test_gcc_as_another_user_is_asked_as_ever(root: Path) -> None:
-    script = """
-os.chmod('.', 0o777)
-if os.fork() == 0:
-    os.setgid(33); os.setuid(33)
-    as_dpkg('excl("mine"); assert os.stat("mine").st_uid == 33', program='/work/gcc')
-    os._exit(0)
-assert os.wait()[1] == 0
-"""
-    assert run(root, BEGIN + script).code == 0
-    assert owner(root / "work/mine") == (33, 33)
 
 
 def test_tar_as_dpkg_deb_calls_it_gives_each_file_its_owner(root: Path) -> None:
